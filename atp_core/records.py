@@ -1,0 +1,453 @@
+"""The nouns that travel between core and plugins.
+
+Plain dataclasses: importing this module does not import torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = [
+    "Block",
+    "Calibration",
+    "Chain",
+    "DataRequest",
+    "Evaluation",
+    "LoadRequest",
+    "LoadedModel",
+    "Metric",
+    "Offer",
+    "PrunableWeight",
+    "Recognition",
+    "Schedule",
+    "Source",
+    "Split",
+]
+
+Split = Literal["calibration", "search", "report"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the user asked for: a name, a path, or a model that is already in memory.
+
+    Attributes:
+        text: the source as the user wrote it, or the class name of `model`.
+        model: the model when the caller already holds it.
+        processor: its tokenizer or image processor, when the caller holds one.
+    """
+
+    text: str
+    model: Any = None
+    processor: Any = None
+
+    @property
+    def path(self) -> Path | None:
+        """The source as an existing file or directory, or None."""
+        if self.model is not None:
+            return None
+        try:
+            path = Path(self.text).expanduser()
+            return path if path.exists() else None
+        except (OSError, ValueError):
+            return None
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """A plugin's answer to "can you handle this source?".
+
+    Attributes:
+        confidence: 0 (no) to 1 (certain). The surest plugin wins; a tie is an error.
+        reason: one phrase a user can read, e.g. "config.json says LlamaForCausalLM".
+        plugin: name of the plugin; filled in by core.
+    """
+
+    confidence: float
+    reason: str
+    plugin: str = ""
+
+
+@dataclass(frozen=True)
+class LoadRequest:
+    """How to load a source.
+
+    Attributes:
+        dtype: "auto" (the source's own), or a torch dtype name such as "float32".
+        meta: build the architecture on the meta device, without reading weights.
+        trust_remote_code: allow code that ships with the checkpoint to run.
+        revision: revision of a hub repository.
+    """
+
+    dtype: str = "auto"
+    meta: bool = False
+    trust_remote_code: bool = False
+    revision: str | None = None
+
+
+@dataclass
+class LoadedModel:
+    """A model in memory, with what its plugin needs to go on working with it.
+
+    Attributes:
+        model: the module whose weights are pruned, in eval mode, on the CPU (or meta).
+        source: where it came from.
+        plugin: name of the plugin that loaded it; filled in by core.
+        processor: tokenizer, image transform or processor.
+        base_model: hub name of the source for the model card, if it has one.
+        provenance: facts worth keeping with results (revision, file hashes, formats).
+        cache: the plugin's own scratch space, e.g. tokenized data.
+    """
+
+    model: nn.Module
+    source: Source
+    plugin: str = ""
+    processor: Any = None
+    base_model: str | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    cache: dict[Any, Any] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class PrunableWeight:
+    """One 2-D view, (out_features, in_features), of a parameter.
+
+    The view is described, not stored, so that it stays right when a module moves between
+    devices. Statistics are taken from whatever matrix product or convolution consumes the
+    memory of the view, so no module has to be called for it.
+
+    Attributes:
+        name: unique and readable, e.g. ``model.layers.0.mlp.down_proj.weight`` or
+            ``model.layers.0.mlp.experts.gate_up_proj[3]``.
+        module: the module that owns the parameter.
+        parameter: the parameter's name in `module`.
+        index: leading indices into a fused tensor (one expert of a 3-D parameter).
+        transposed: the parameter (after `index`) is stored (in_features, out_features).
+        rows: output rows [start, stop) when the view is a slice of a fused matrix.
+        conditional: the model may leave this weight unused for some inputs (an expert).
+    """
+
+    name: str
+    module: nn.Module
+    parameter: str = "weight"
+    index: tuple[int, ...] = ()
+    transposed: bool = False
+    rows: tuple[int, int] | None = None
+    conditional: bool = False
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        """The whole parameter, detached."""
+        found = getattr(self.module, self.parameter)
+        return found.detach()  # type: ignore[no-any-return]
+
+    def matrix(self) -> torch.Tensor:
+        """The view itself, shape (out_features, in_features); writing to it writes the model.
+
+        k×k convolutions are flattened to (out_channels, in_channels · k · k).
+        """
+        view = self.tensor
+        for i in self.index:
+            view = view[i]
+        if self.transposed:
+            view = view.transpose(0, 1)
+        if self.rows is not None:
+            view = view[self.rows[0] : self.rows[1]]
+        return view if view.dim() == 2 else view.view(view.shape[0], -1)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out_features, in_features)."""
+        out_features, in_features = self.matrix().shape
+        return int(out_features), int(in_features)
+
+    @property
+    def numel(self) -> int:
+        """Number of weights in the view."""
+        out_features, in_features = self.shape
+        return out_features * in_features
+
+
+@dataclass(eq=False)
+class Block:
+    """The unit that gets one sparsity rate; all its weights share the rate.
+
+    Attributes:
+        name: qualified module name, e.g. ``model.layers.0``.
+        module: the module whose forward is one step of the chain.
+        weights: its prunable weights.
+    """
+
+    name: str
+    module: nn.Module
+    weights: Sequence[PrunableWeight]
+
+    @property
+    def parameters(self) -> int:
+        """Number of prunable weights in the block."""
+        return sum(weight.numel for weight in self.weights)
+
+
+@dataclass(eq=False)
+class Chain:
+    """Blocks in execution order, through which reconstruction error accumulates.
+
+    Attributes:
+        name: e.g. "decoder", "vision", "text".
+        blocks: in the order in which the forward pass reaches them.
+        dense: what stays dense and why, for the user, e.g. {"lm_head": "output layer"}.
+    """
+
+    name: str
+    blocks: Sequence[Block]
+    dense: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> int:
+        """Number of prunable weights in the chain."""
+        return sum(block.parameters for block in self.blocks)
+
+
+@dataclass(frozen=True)
+class DataRequest:
+    """Which data to use, and how much of it.
+
+    Attributes:
+        calibration: FILE, DIR, hf:DATASET or a name the plugin knows; None is its default.
+            The plugin holds part of it out as the search split.
+        report: data for the report split, in the same forms; None is the plugin's default.
+        samples: number of calibration samples (sequences, images, pairs).
+        search_samples: number of samples in the search split.
+        report_samples: at most this many samples (windows) in the report split; None is all.
+        seqlen: tokens a sample, where the modality has tokens; None is the plugin's default.
+        batch_size: samples that go through the model at once.
+        seed: seed of every random choice of samples.
+    """
+
+    calibration: str | None = None
+    report: str | None = None
+    samples: int | None = None
+    search_samples: int | None = None
+    report_samples: int | None = None
+    seqlen: int | None = None
+    batch_size: int = 1
+    seed: int = 0
+
+
+@dataclass
+class Calibration:
+    """Calibration batches and the forward call that drives every chain.
+
+    Attributes:
+        batches: whatever `forward` takes, one entry a batch.
+        forward: runs one batch through the model, reaching every block of every chain.
+        samples: number of samples in all batches.
+        unit: what a sample is, e.g. "sequences of 512 tokens".
+        dataset: what the samples came from, for the user.
+        fingerprint: hash of the samples.
+        examples: identities of the documents or images used, to prove splits disjoint.
+        batch_samples: samples in each batch, in order.
+    """
+
+    batches: Sequence[Any]
+    forward: Callable[[Any], Any]
+    samples: int
+    unit: str
+    dataset: str
+    fingerprint: str
+    examples: frozenset[str]
+    batch_samples: Sequence[int]
+
+    def subset(self, samples: int) -> Calibration:
+        """The first batches that together hold at least `samples` samples."""
+        taken = kept = 0
+        for size in self.batch_samples:
+            if taken >= samples:
+                break
+            taken, kept = taken + size, kept + 1
+        digest = hashlib.sha256(f"{self.fingerprint}:{kept}".encode()).hexdigest()[:16]
+        return Calibration(
+            batches=self.batches[:kept],
+            forward=self.forward,
+            samples=taken,
+            unit=self.unit,
+            dataset=self.dataset,
+            fingerprint=self.fingerprint if kept == len(self.batches) else digest,
+            examples=self.examples,
+            batch_samples=self.batch_samples[:kept],
+        )
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measured figure, with all that is needed to compare it.
+
+    Attributes:
+        name: e.g. "perplexity", "top1".
+        value: the figure, in `unit`.
+        stderr: its standard error, or None where there is none.
+        n: number of observations (tokens, images, questions).
+        unit: e.g. "per token", "%".
+        higher_is_better: direction.
+        split: "search" or "report".
+        dataset: what it was measured on, for the user.
+        fingerprint: hash of the data.
+        convention: how it was measured, e.g. "windows of 512 tokens over …".
+        seconds: wall time of the measurement.
+    """
+
+    name: str
+    value: float
+    stderr: float | None
+    n: int
+    unit: str
+    higher_is_better: bool
+    split: Split
+    dataset: str
+    fingerprint: str
+    convention: str
+    seconds: float = 0.0
+
+    def better_than(self, other: Metric) -> bool:
+        """Whether this figure beats `other`; NaN never does."""
+        if self.higher_is_better:
+            return self.value > other.value
+        return self.value < other.value
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `atp_evaluate` returns.
+
+    Attributes:
+        metrics: the first is the default objective.
+        examples: identities of the documents or images used, to prove splits disjoint.
+    """
+
+    metrics: Sequence[Metric]
+    examples: frozenset[str]
+
+    def metric(self, name: str | None = None) -> Metric:
+        """The metric called `name`, or the first.
+
+        Raises:
+            UnknownNameError: no metric has this name.
+        """
+        if name is None:
+            return self.metrics[0]
+        for metric in self.metrics:
+            if metric.name == name:
+                return metric
+        from .errors import UnknownNameError
+
+        raise UnknownNameError("metric", name, [metric.name for metric in self.metrics])
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the target sparsity is spread: a rate for every block of every chain.
+
+    Attributes:
+        rates: chain name → block name → rate in [0, 1], blocks in order.
+        sparsity: target average sparsity S, weighted by parameters.
+        allocation: name of the allocator.
+        beta: common difference, where the allocation has one.
+    """
+
+    rates: Mapping[str, Mapping[str, float]]
+    sparsity: float
+    allocation: str
+    beta: float | None = None
+
+    def of(self, chain: Chain) -> list[float]:
+        """Rates of a chain's blocks, in order.
+
+        Raises:
+            UsageError: the schedule was made for another model.
+        """
+        from .errors import UsageError
+
+        try:
+            known = self.rates[chain.name]
+            return [known[block.name] for block in chain.blocks]
+        except KeyError as missing:
+            raise UsageError(
+                f"the schedule has no rate for {missing.args[0]!r} of chain {chain.name!r}; "
+                "it was made for another model: run `atp search` on this one"
+            ) from None
+
+    def __iter__(self) -> Iterator[tuple[str, str, float]]:
+        for chain, blocks in self.rates.items():
+            for block, rate in blocks.items():
+                yield chain, block, rate
+
+    def to_dict(self) -> dict[str, Any]:
+        """The schedule as JSON-ready data."""
+        return {
+            "version": 1,
+            "allocation": self.allocation,
+            "sparsity": self.sparsity,
+            "beta": self.beta,
+            "rates": {chain: dict(blocks) for chain, blocks in self.rates.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Schedule:
+        """The inverse of `to_dict`.
+
+        Raises:
+            UsageError: the data is not a schedule, or a rate lies outside [0, 1].
+        """
+        from .errors import UsageError
+
+        try:
+            rates = {
+                str(chain): {str(block): float(rate) for block, rate in blocks.items()}
+                for chain, blocks in data["rates"].items()
+            }
+            beta = data.get("beta")
+            schedule = cls(
+                rates=rates,
+                sparsity=float(data["sparsity"]),
+                allocation=str(data["allocation"]),
+                beta=None if beta is None else float(beta),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UsageError(f"not a schedule: {error!r}") from None
+        for chain, block, rate in schedule:
+            if not 0.0 <= rate <= 1.0:
+                raise UsageError(f"rate {rate} of {chain}/{block} lies outside [0, 1]")
+        return schedule
+
+    @property
+    def digest(self) -> str:
+        """Hash of the rates, to tell schedules apart in a journal."""
+        text = json.dumps(self.to_dict()["rates"], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Something a plugin registers by name: a method, an allocator, an objective, an executor.
+
+    Attributes:
+        name: what the user writes, e.g. "wanda".
+        target: a callable without required arguments that builds it, or "module:attribute" of
+            one, imported when first used so that discovery stays fast.
+        summary: one line for listings.
+        origin: distribution that offers it; filled in by core.
+    """
+
+    name: str
+    target: str | Callable[..., Any]
+    summary: str
+    origin: str = ""
