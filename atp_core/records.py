@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from .progress import NullProgress, Progress
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -106,6 +108,7 @@ class LoadedModel:
         base_model: hub name of the source for the model card, if it has one.
         provenance: facts worth keeping with results (revision, file hashes, formats).
         cache: the plugin's own scratch space, e.g. tokenized data.
+        progress: where the plugin shows how far a long step is.
     """
 
     model: nn.Module
@@ -115,6 +118,7 @@ class LoadedModel:
     base_model: str | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     cache: dict[Any, Any] = field(default_factory=dict)
+    progress: Progress = field(default_factory=NullProgress)
 
 
 @dataclass(eq=False)

@@ -1,0 +1,84 @@
+"""Where a block runs: only the block at hand is on the device, the rest of the model stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from ..errors import UsageError
+
+__all__ = ["Placement", "resolve_device"]
+
+
+def resolve_device(name: str) -> torch.device:
+    """The torch device called `name`; "auto" is CUDA, then MPS, where there is one, else the CPU.
+
+    Raises:
+        UsageError: no such device, or it is not available.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"device {name!r} cannot be used: {reason}. Use --device cpu or --device auto."
+        ) from None
+    return device
+
+
+class Placement:
+    """Moves a block to the device it runs on, its inputs with it, and its outputs back.
+
+    Args:
+        device: where blocks run; None leaves everything where it is.
+        home: where the model and the activations between blocks live.
+    """
+
+    def __init__(self, device: torch.device | None, home: torch.device | None = None) -> None:
+        self.home = home or torch.device("cpu")
+        self.device = device
+        self.moves = device is not None and device != self.home
+
+    @contextmanager
+    def on_device(self, module: nn.Module) -> Iterator[None]:
+        """Keep `module` on the device inside the context."""
+        if not self.moves:
+            yield
+            return
+        assert self.device is not None
+        self._move(module, self.device)
+        try:
+            yield
+        finally:
+            self._move(module, self.home)
+
+    def to_device(self, tree: Any) -> Any:
+        """`tree` with every tensor on the device."""
+        return self._map(tree, self.device)
+
+    def to_home(self, tree: Any) -> Any:
+        """`tree` with every tensor back home."""
+        return self._map(tree, self.home)
+
+    def _map(self, tree: Any, device: torch.device | None) -> Any:
+        if not self.moves:
+            return tree
+        return pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), tree)
+
+    @staticmethod
+    def _move(module: nn.Module, device: torch.device) -> None:
+        # Parameters set under inference mode would be unusable outside it.
+        with torch.inference_mode(False), torch.no_grad():
+            module.to(device)
