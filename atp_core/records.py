@@ -109,6 +109,7 @@ class LoadedModel:
         provenance: facts worth keeping with results (revision, file hashes, formats).
         cache: the plugin's own scratch space, e.g. tokenized data.
         progress: where the plugin shows how far a long step is.
+        defaults: the plugin's own defaults of data settings, e.g. {"samples": 32}, for estimates.
     """
 
     model: nn.Module
@@ -119,6 +120,7 @@ class LoadedModel:
     provenance: dict[str, Any] = field(default_factory=dict)
     cache: dict[Any, Any] = field(default_factory=dict)
     progress: Progress = field(default_factory=NullProgress)
+    defaults: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(eq=False)

@@ -1,0 +1,261 @@
+"""From a session to a schedule, and from a schedule to a pruned model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from ._session import Session
+from .allocation import Allocator
+from .allocation.file import from_file
+from .engine.pruning import PruneReport
+from .errors import UsageError
+from .methods import Method
+from .records import Metric, Schedule
+from .results import SearchResult, metrics_from_dict, metrics_to_dict, peak_memory_bytes
+from .search import Objective, Trial, best
+from .search.beta import Adaptive, Grid, Strategy, search_beta
+from .search.journal import Journal
+
+__all__ = ["Pruning", "identity"]
+
+# A trial only has to rank β's, which a fraction of the calibration data does nearly as well as
+# all of it; the winner and β = 0 are then judged again on all of it.
+_TRIAL_SHARE = 4
+_TRIAL_LEAST = 8
+
+
+def identity(session: Session) -> dict[str, Any]:
+    """What must be equal for two runs to be the same run."""
+    recipe = session.recipe.model_dump(mode="json", exclude={"output"})
+    method = session.method()
+    return {
+        **recipe,
+        "source": session.source.text,
+        "plugin": session.plugin,
+        "parameters": sum(chain.parameters for chain in session.chains),
+        "calibration": session.calibration.fingerprint if method.calibrated else None,
+        "atp": version("atp-prune"),
+        "torch": version("torch"),
+        "provenance": session.loaded.provenance,
+    }
+
+
+@dataclass
+class _Direction:
+    name: str
+    higher_is_better: bool
+
+
+class Pruning:
+    """Finds a schedule for a session's model and prunes to it, writing every result down.
+
+    Args:
+        session: the model, its data and its plugins.
+        journal: where results are written, and found again when a run is resumed.
+    """
+
+    def __init__(self, session: Session, journal: Journal) -> None:
+        self._session = session
+        self._journal = journal
+        self._recipe = session.recipe
+        self._method: Method = session.method()
+        self._allocator: Allocator = session.allocator()
+        self._objective: Objective | None = session.objective()
+        self._direction: _Direction | None = None
+        self._prepared = False
+        self._current: tuple[str, int | None, PruneReport] | None = None
+
+    # --- the schedule ------------------------------------------------------------------------
+
+    @property
+    def takes_beta(self) -> bool:
+        """Whether the allocation has a β to choose."""
+        return self._recipe.schedule is None and bool(
+            getattr(self._allocator, "takes_beta", False)
+        )
+
+    def schedule(self, beta: float | None = None) -> Schedule:
+        """The schedule of the recipe, with `beta` where the allocation takes one."""
+        session = self._session
+        if self._recipe.schedule is not None:
+            schedule = from_file(self._recipe.schedule)
+            for chain in session.chains:
+                schedule.of(chain)
+            return schedule
+        options = {"beta": beta} if beta is not None else {}
+        return session.allocate(self._allocator, session.chains, **options)
+
+    def search(self, confirmed: Callable[[float], None] | None = None) -> SearchResult:
+        """Settle the schedule.
+
+        Args:
+            confirmed: called with each β that was judged on all calibration data, while the
+                model is pruned with it.
+        """
+        started = time.perf_counter()
+        session = self._session
+        trials: list[Trial] = []
+        auto: dict[str, Any] | None = None
+        limit = session.beta_limit(session.chains)
+        if not self.takes_beta:
+            schedule = self.schedule()
+        else:
+            wanted = self._recipe.beta
+            if wanted == "search":
+                self._judge(0.0)  # tells the direction; the search finds it in the journal
+                trials = search_beta(self._judge, self._strategy(limit), session.executor())
+                chosen = best(trials, self._known().higher_is_better).beta
+            elif wanted == "auto":
+                auto = self._measure_auto(limit)
+                chosen = float(auto["beta"])
+            else:
+                chosen = float(wanted)
+            schedule = self.schedule(chosen)
+            # Even where no table shows it, uniform is judged before anything else is chosen.
+            judged = self._recipe.baseline or wanted in ("search", "auto")
+            finalists = [0.0, chosen] if chosen and judged else [chosen]
+            final = []
+            for beta in finalists:
+                trial = self._judge(beta, final=True)
+                final.append(trial)
+                if confirmed is not None:
+                    confirmed(beta)
+            trials += final
+            if wanted in ("search", "auto"):
+                winner = best(final, self._known().higher_is_better).beta
+                schedule = self.schedule(winner)
+        known = self._direction
+        return SearchResult(
+            source=session.source.text,
+            plugin=session.plugin,
+            method=self._recipe.method,
+            schedule=schedule,
+            objective=known.name if known else "",
+            higher_is_better=known.higher_is_better if known else False,
+            trials=trials,
+            seconds=time.perf_counter() - started,
+            beta_limit=limit,
+            beta_auto=auto,
+        )
+
+    def _strategy(self, limit: float) -> Strategy:
+        if self._recipe.beta_step is not None:
+            return Grid(limit, self._recipe.beta_step)
+        return Adaptive(limit, higher_is_better=self._known().higher_is_better)
+
+    def _measure_auto(self, limit: float) -> dict[str, Any]:
+        from .engine.diagnosis import measure_beta
+
+        known = self._journal.get("auto")
+        if known is None:
+            session = self._session
+            session.restore()
+            self._current = None
+            measured = measure_beta(
+                session.chains,
+                session.targets(session.chains),
+                self._method,
+                session.calibration.subset(self._trial_samples() or _TRIAL_LEAST),
+                device=session.device,
+                progress=session.progress,
+            )
+            known = {**measured.to_dict(), "beta": min(max(measured.beta, 0.0), limit)}
+            self._journal.put("auto", known)
+        return known
+
+    # --- trials ------------------------------------------------------------------------------
+
+    def _trial_samples(self) -> int | None:
+        """Calibration samples of a trial, or None where the method takes none."""
+        if not self._method.calibrated:
+            return None
+        every = self._session.calibration.samples
+        asked = self._recipe.trial_samples
+        if asked is None:
+            asked = max(every // _TRIAL_SHARE, _TRIAL_LEAST)
+        return min(asked, every)
+
+    def _judge(self, beta: float, final: bool = False) -> Trial:
+        samples = self._trial_samples()
+        if final and samples is not None:
+            samples = self._session.calibration.samples
+        schedule = self.schedule(beta)
+        key = f"trial/{samples}/{schedule.digest}"
+        stage = "final" if final else "search"
+        if (known := self._journal.get(key)) is not None:
+            self._direction = _Direction(**known["direction"])
+            return Trial(**{**known["trial"], "stage": stage})
+        started = time.perf_counter()
+        self._prepare()
+        what = "uniform" if beta == 0.0 else f"β = {beta:.4g}"
+        self.prune(schedule, f"{stage}: {what}", samples)
+        metric = self._measure()
+        self._direction = _Direction(metric.name, metric.higher_is_better)
+        trial = Trial(
+            beta=beta,
+            objective=metric.value,
+            seconds=time.perf_counter() - started,
+            stage=stage,
+            samples=samples or 0,
+            schedule=schedule.digest,
+            peak_memory_bytes=peak_memory_bytes(),
+        )
+        self._journal.put(
+            key, {"trial": trial.to_dict(), "direction": vars(self._direction)}
+        )
+        self._session.progress.note(f"{stage}: {what}: {metric.name} {metric.value:.4g}")
+        return trial
+
+    def _prepare(self) -> None:
+        if self._objective is not None and not self._prepared:
+            self._session.restore()
+            self._current = None
+            self._objective.prepare(self._session.loaded, self._session.data)
+        self._prepared = True
+
+    def _measure(self) -> Metric:
+        name = self._recipe.objective
+        if self._objective is not None:
+            return self._session.evaluate("search", objective=self._objective).metric()
+        return self._session.evaluate("search", [name] if name else None).metric(name)
+
+    def _known(self) -> _Direction:
+        if self._direction is None:
+            raise UsageError("the direction of the objective is not known yet")
+        return self._direction
+
+    # --- pruning and measuring ---------------------------------------------------------------
+
+    def prune(self, schedule: Schedule, title: str, samples: int | None = None) -> PruneReport:
+        """Prune the dense model to `schedule`, unless it stands so already."""
+        if self._method.calibrated and samples is None:
+            samples = self._session.calibration.samples
+        if self._current is not None and self._current[:2] == (schedule.digest, samples):
+            return self._current[2]
+        self._current = None
+        report = self._session.prune(schedule, self._method, title, samples)
+        self._current = (schedule.digest, samples, report)
+        return report
+
+    def report_metrics(self, who: str, schedule: Schedule | None) -> Mapping[str, Metric]:
+        """Metrics on the report split of the dense model, or of the model pruned to `schedule`."""
+        key = f"report/{who}"
+        if (known := self._journal.get(key)) is not None:
+            return metrics_from_dict(known)
+        if schedule is None:
+            self._session.restore()
+            self._current = None
+        else:
+            self.prune(schedule, f"pruning ({who})")
+        found = self._session.evaluate("report")
+        metrics = {metric.name: metric for metric in found.metrics}
+        self._journal.put(key, metrics_to_dict(metrics))
+        return metrics
+
+    def notes(self, report: PruneReport) -> Sequence[str]:
+        """What a user must know of a pruning."""
+        return [*report.notes, *(note for block in report.blocks for note in block.notes)]

@@ -1,0 +1,260 @@
+"""The Python API: the same words as the command line, on a source or on a model in memory."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ._plan import make_plan
+from ._session import Session
+from ._workflow import Pruning, identity
+from ._write import prepare_output, write_output
+from .errors import UsageError
+from .progress import Progress
+from .recipe import Recipe
+from .records import LoadedModel, Metric, Source
+from .results import EvaluateResult, InspectResult, PlanResult, PruneResult, SearchResult
+from .search.journal import Journal
+
+__all__ = ["evaluate", "inspect", "load", "plan", "prune", "run_prune", "run_search", "search"]
+
+
+def prune(
+    model_or_source: Any,
+    *,
+    output: str | Path | None = None,
+    processor: Any = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> PruneResult:
+    """Prune a model with a searched, measured or given allocation.
+
+    Args:
+        model_or_source: a source as on the command line, or a model in memory, which is pruned
+            in place.
+        output: directory to write; None writes nothing.
+        processor: tokenizer or image processor of a model in memory.
+        resume: take up the interrupted run that was writing `output`.
+        overwrite: replace an output of ours, and start over where a run was interrupted.
+        progress: where long steps are shown.
+        **settings: fields of `atp_core.Recipe`: sparsity, method, allocation, beta, calibration…
+
+    Returns:
+        The schedule, its trials, what was done to each block, and metrics on the report split.
+
+    Raises:
+        AtpError: anything that is wrong with the request, the model or the data.
+    """
+    source = _source(model_or_source, processor)
+    recipe = _recipe(source, settings, output)
+    return run_prune(recipe, source, resume=resume, overwrite=overwrite, progress=progress)
+
+
+def search(
+    model_or_source: Any,
+    *,
+    output: str | Path | None = None,
+    processor: Any = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> SearchResult:
+    """Find a schedule without writing a model; arguments as those of `prune`.
+
+    `output`, if given, gets ``schedule.json``, ``trials.jsonl`` and figures. A model in memory is
+    left as it was.
+    """
+    source = _source(model_or_source, processor)
+    recipe = _recipe(source, settings, output)
+    return run_search(recipe, source, resume=resume, overwrite=overwrite, progress=progress)
+
+
+def plan(model_or_source: Any, *, processor: Any = None, **settings: Any) -> PlanResult:
+    """Work out what `prune` would do, without loading weights; arguments as those of `prune`."""
+    source = _source(model_or_source, processor)
+    return make_plan(Session(_recipe(source, settings, None), source))
+
+
+def evaluate(
+    model_or_source: Any,
+    *,
+    processor: Any = None,
+    metrics: Sequence[str] | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> EvaluateResult:
+    """Measure a model on the report split.
+
+    Args:
+        model_or_source: a source as on the command line, or a model in memory.
+        processor: tokenizer or image processor of a model in memory.
+        metrics: only these metrics; None is the plugin's default set.
+        progress: where long steps are shown.
+        **settings: data and loading fields of `atp_core.Recipe`.
+    """
+    started = time.perf_counter()
+    source = _source(model_or_source, processor)
+    session = Session(_recipe(source, {"sparsity": 0.0, **settings}, None), source,
+                      progress=progress)
+    found = session.evaluate("report", metrics)
+    return EvaluateResult(
+        source=source.text,
+        plugin=session.plugin,
+        metrics={metric.name: metric for metric in found.metrics},
+        seconds=time.perf_counter() - started,
+    )
+
+
+def inspect(
+    model_or_source: Any, *, processor: Any = None, weights: bool = True, **settings: Any
+) -> InspectResult:
+    """Show the chains of a model, and the zeros in them.
+
+    Args:
+        model_or_source: a source as on the command line, or a model in memory.
+        processor: tokenizer or image processor of a model in memory.
+        weights: read the weights and count zeros; False builds the architecture only.
+        **settings: loading fields of `atp_core.Recipe`.
+    """
+    source = _source(model_or_source, processor)
+    session = Session(_recipe(source, {"sparsity": 0.0, **settings}, None), source)
+    loaded = session.load(meta=not weights)
+    chains = session.locate(loaded)
+    zeros: dict[str, int] = {}
+    if weights:
+        for chain in chains:
+            for block in chain.blocks:
+                zeros[block.name] = sum(
+                    int((weight.matrix() == 0).sum()) for weight in block.weights
+                )
+    return InspectResult(
+        source=source.text,
+        plugin=session.plugin,
+        reason=session.recognition.reason,
+        chains=chains,
+        total_parameters=_parameters(loaded),
+        zeros=zeros,
+    )
+
+
+def load(source: str, **settings: Any) -> LoadedModel:
+    """Load a source through its plugin, in eval mode.
+
+    Args:
+        source: as on the command line.
+        **settings: loading fields of `atp_core.Recipe` (dtype, revision, plugin…).
+    """
+    found = _source(source, None)
+    return Session(_recipe(found, {"sparsity": 0.0, **settings}, None), found).loaded
+
+
+def run_prune(
+    recipe: Recipe,
+    source: Source,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> PruneResult:
+    """`prune` with a recipe that is already made."""
+    started = time.perf_counter()
+    output = None if recipe.output is None else Path(recipe.output)
+    if output is not None:
+        prepare_output(output, overwrite=overwrite)
+    session = Session(recipe, source, progress=progress)
+    _check_beta(session)
+    pruning, work = _pruning(session, output, resume, overwrite)
+    metrics: dict[str, Mapping[str, Metric]] = {"dense": pruning.report_metrics("dense", None)}
+
+    def confirmed(beta: float) -> None:
+        if beta == 0.0 and recipe.baseline:
+            metrics["uniform"] = pruning.report_metrics("uniform", pruning.schedule(0.0))
+
+    found = pruning.search(confirmed)
+    metrics["pruned"] = pruning.report_metrics("pruned", found.schedule)
+    report = pruning.prune(found.schedule, "pruning")
+    result = PruneResult(
+        search=found,
+        report=report,
+        metrics=metrics,
+        seconds=time.perf_counter() - started,
+        output=output,
+        notes=pruning.notes(report),
+        total_parameters=_parameters(session.loaded),
+        model=session.loaded.model,
+    )
+    if output is not None:
+        result = write_output(session, result, output, overwrite=overwrite)
+        shutil.rmtree(work, ignore_errors=True)
+    return result
+
+
+def run_search(
+    recipe: Recipe,
+    source: Source,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> SearchResult:
+    """`search` with a recipe that is already made."""
+    from ._write import write_search
+
+    output = None if recipe.output is None else Path(recipe.output)
+    if output is not None:
+        prepare_output(output, overwrite=overwrite)
+    session = Session(recipe, source, progress=progress)
+    _check_beta(session)
+    pruning, work = _pruning(session, output, resume, overwrite)
+    result = pruning.search()
+    session.restore()
+    if output is not None:
+        write_search(session, result, output, overwrite=overwrite)
+        shutil.rmtree(work, ignore_errors=True)
+    return result
+
+
+def _pruning(
+    session: Session, output: Path | None, resume: bool, overwrite: bool
+) -> tuple[Pruning, Path]:
+    """The workflow of a session, with its journal beside the output."""
+    if resume and output is None:
+        raise UsageError("--resume needs the output directory of the interrupted run (-o)")
+    work = (output.parent / f".{output.name}.atp-work") if output is not None else Path()
+    journal = Journal(
+        None if output is None else work / "journal.jsonl",
+        identity(session),
+        resume=resume,
+        overwrite=overwrite,
+    )
+    return Pruning(session, journal), work
+
+
+def _check_beta(session: Session) -> None:
+    """Refuse an illegal β before weights are loaded."""
+    if isinstance(session.recipe.beta, float) and session.source.model is None:
+        make_plan(session)
+
+
+def _source(model_or_source: Any, processor: Any) -> Source:
+    if isinstance(model_or_source, Source):
+        return model_or_source
+    if isinstance(model_or_source, (str, Path)):
+        return Source(str(model_or_source))
+    return Source(type(model_or_source).__name__, model_or_source, processor)
+
+
+def _recipe(source: Source, settings: Mapping[str, Any], output: str | Path | None) -> Recipe:
+    return Recipe.make(
+        {**settings, "source": source.text, "output": None if output is None else str(output)}
+    )
+
+
+def _parameters(loaded: LoadedModel) -> int:
+    return sum(parameter.numel() for parameter in loaded.model.parameters())

@@ -1,0 +1,273 @@
+"""What the functions of the Python API return, and what `--json` prints."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .engine.pruning import PruneReport
+from .records import Chain, Metric, Schedule
+from .search import Trial
+
+__all__ = ["EvaluateResult", "InspectResult", "PlanResult", "PruneResult", "SearchResult"]
+
+Metrics = Mapping[str, Metric]
+
+
+def peak_memory_bytes() -> int:
+    """Peak resident size of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak) * (1 if sys.platform == "darwin" else 1024)
+
+
+def metrics_to_dict(metrics: Metrics) -> dict[str, Any]:
+    """Metrics by name as JSON-ready data."""
+    return {name: asdict(metric) for name, metric in metrics.items()}
+
+
+def metrics_from_dict(data: Mapping[str, Any]) -> dict[str, Metric]:
+    """The inverse of `metrics_to_dict`."""
+    return {name: Metric(**fields) for name, fields in data.items()}
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """Metrics of one model on the report split."""
+
+    source: str
+    plugin: str
+    metrics: Metrics
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as JSON-ready data."""
+        return {
+            "source": self.source,
+            "plugin": self.plugin,
+            "metrics": metrics_to_dict(self.metrics),
+            "seconds": self.seconds,
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+
+
+@dataclass(frozen=True)
+class InspectResult:
+    """The chains of a model and the zeros found in them.
+
+    Attributes:
+        zeros: block name → weights that are zero; empty where no weights were read.
+    """
+
+    source: str
+    plugin: str
+    reason: str
+    chains: Sequence[Chain]
+    total_parameters: int
+    zeros: Mapping[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as JSON-ready data."""
+        prunable = sum(chain.parameters for chain in self.chains)
+        zeros = sum(self.zeros.values()) if self.zeros else None
+        return {
+            "source": self.source,
+            "plugin": self.plugin,
+            "reason": self.reason,
+            "parameters": self.total_parameters,
+            "prunable_parameters": prunable,
+            "sparsity": None if zeros is None else zeros / prunable,
+            "chains": [
+                {
+                    "name": chain.name,
+                    "dense": dict(chain.dense),
+                    "blocks": [
+                        {
+                            "name": block.name,
+                            "parameters": block.parameters,
+                            "weights": [
+                                {"name": weight.name, "shape": list(weight.shape)}
+                                for weight in block.weights
+                            ],
+                            **(
+                                {"sparsity": self.zeros[block.name] / block.parameters}
+                                if block.name in self.zeros
+                                else {}
+                            ),
+                        }
+                        for block in chain.blocks
+                    ],
+                }
+                for chain in self.chains
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class PlanResult:
+    """What a run would do, worked out before any weight is loaded.
+
+    Attributes:
+        schedules: label → schedule, e.g. the flattest and the steepest that may be tried.
+        trials: β the search starts with.
+        most_trials: how many trials the search may need at most.
+        beta_limit: largest legal β.
+        memory_bytes: estimate of the peak resident size.
+        seconds: estimate of the wall time on this machine, or None without data to go by.
+    """
+
+    source: str
+    plugin: str
+    reason: str
+    method: str
+    chains: Sequence[Chain]
+    schedules: Mapping[str, Schedule]
+    trials: Sequence[float]
+    most_trials: int
+    beta_limit: float
+    samples: int | None
+    seqlen: int | None
+    memory_bytes: int
+    seconds: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON-ready data."""
+        return {
+            "source": self.source,
+            "plugin": self.plugin,
+            "reason": self.reason,
+            "method": self.method,
+            "chains": [
+                {
+                    "name": chain.name,
+                    "parameters": chain.parameters,
+                    "dense": dict(chain.dense),
+                    "blocks": [
+                        {"name": block.name, "parameters": block.parameters}
+                        for block in chain.blocks
+                    ],
+                }
+                for chain in self.chains
+            ],
+            "schedules": {label: s.to_dict() for label, s in self.schedules.items()},
+            "trials": list(self.trials),
+            "most_trials": self.most_trials,
+            "beta_limit": self.beta_limit,
+            "samples": self.samples,
+            "seqlen": self.seqlen,
+            "memory_bytes": self.memory_bytes,
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """A schedule and how it was found.
+
+    Attributes:
+        beta: its common difference, where it has one.
+        beta_auto: what `--beta auto` measured, where it was asked for.
+    """
+
+    source: str
+    plugin: str
+    method: str
+    schedule: Schedule
+    objective: str
+    higher_is_better: bool
+    trials: Sequence[Trial]
+    seconds: float
+    beta_limit: float
+    beta_auto: Mapping[str, Any] | None = None
+
+    @property
+    def beta(self) -> float | None:
+        """The common difference of the schedule."""
+        return self.schedule.beta
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as JSON-ready data."""
+        return {
+            "source": self.source,
+            "plugin": self.plugin,
+            "method": self.method,
+            "allocation": self.schedule.allocation,
+            "sparsity_target": self.schedule.sparsity,
+            "beta": self.beta,
+            "beta_limit": self.beta_limit,
+            "beta_auto": self.beta_auto,
+            "objective": {"name": self.objective, "higher_is_better": self.higher_is_better},
+            "schedule": self.schedule.to_dict(),
+            "trials": [trial.to_dict() for trial in self.trials],
+            "seconds": self.seconds,
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """A pruned model and everything measured on the way.
+
+    Attributes:
+        search: the schedule and its trials.
+        report: what was done to each block.
+        metrics: "dense", "pruned" and, where it was measured, "uniform" → metrics by name on
+            the report split.
+        output: the directory written, or None.
+        model: the pruned model, where the caller may want to go on with it.
+    """
+
+    search: SearchResult
+    report: PruneReport
+    metrics: Mapping[str, Metrics]
+    seconds: float
+    output: Path | None
+    notes: Sequence[str] = ()
+    total_parameters: int = 0
+    bytes_on_disk: int | None = None
+    model: Any = field(default=None, repr=False)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The rates the model was pruned to."""
+        return self.search.schedule
+
+    @property
+    def beta(self) -> float | None:
+        """The common difference of the schedule, where it has one."""
+        return self.search.beta
+
+    @property
+    def sparsity(self) -> float:
+        """Achieved share of zeros in the prunable weights."""
+        return self.report.achieved
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as JSON-ready data."""
+        chains: dict[str, list[dict[str, Any]]] = {}
+        for block in self.report.blocks:
+            chains.setdefault(block.chain, []).append(
+                {
+                    "name": block.name,
+                    "rate": block.rate,
+                    "achieved": block.achieved,
+                    "parameters": block.parameters,
+                    **({"notes": list(block.notes)} if block.notes else {}),
+                }
+            )
+        return {
+            **self.search.to_json(),
+            "sparsity_achieved": self.sparsity,
+            "sparsity_unweighted": sum(b.achieved for b in self.report.blocks)
+            / len(self.report.blocks),
+            "chains": [{"name": name, "blocks": blocks} for name, blocks in chains.items()],
+            "metrics": {who: metrics_to_dict(found) for who, found in self.metrics.items()},
+            "notes": list(self.notes),
+            "seconds": self.seconds,
+            "total_parameters": self.total_parameters,
+            "bytes_on_disk": self.bytes_on_disk,
+            "output": None if self.output is None else str(self.output),
+        }
