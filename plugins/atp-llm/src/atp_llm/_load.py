@@ -1,0 +1,301 @@
+"""Loading a language model and its tokenizer, or telling in one line why that cannot be."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from atp_core.errors import AtpError, ModelError
+from atp_core.records import LoadedModel, LoadRequest, Source
+from torch import nn
+
+from ._source import embedded_file, family, gguf_file, is_hub_id
+from ._verify import verify_gguf, verify_safetensors, weight_files
+
+__all__ = ["load"]
+
+_HASHED = 1_000_000_000  # bytes; larger files are told apart by size and time
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where transformers finds a model.
+
+    Attributes:
+        name: directory or hub name.
+        gguf: name of the GGUF file in it.
+        files: local files that hold weights.
+        base_model: hub name of the model.
+    """
+
+    name: str
+    gguf: str | None = None
+    files: tuple[Path, ...] = ()
+    base_model: str | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {} if self.gguf is None else {"gguf_file": self.gguf}
+
+
+def load(source: Source, request: LoadRequest) -> LoadedModel:
+    """Load `source` in eval mode on the CPU, or its architecture on the meta device.
+
+    GGUF weights are dequantized: to float32, or to the file's own float type, where `dtype` is
+    "auto". Experts run one by one ("eager"), so that what each of them multiplies can be seen;
+    that is the same function, and is not written to the saved config.
+
+    Raises:
+        ModelError: the checkpoint is missing, damaged, incomplete, quantized, or unknown.
+        UnknownNameError: there is no embedded model of this name.
+    """
+    dtype = _dtype(request.dtype)
+    if source.model is not None:
+        return _in_memory(source, request, dtype)
+    place = _find(source, verify=not request.meta)
+    trust = {"trust_remote_code": True} if request.trust_remote_code else {}
+    shared = {**place.options, **trust, "revision": request.revision}
+    with _explained(source, place):
+        config = transformers.AutoConfig.from_pretrained(place.name, **shared)
+        _refuse_quantized(config, source, place)
+        auto = _auto_class(config, source)
+        info: dict[str, Any] = {}
+        if request.meta:
+            model = _empty(auto, config, dtype, trust)
+        else:
+            options = {**shared, **_dequantize(place), "dtype": dtype}
+            with _quiet():
+                model, info = auto.from_pretrained(
+                    place.name,
+                    config=config,
+                    use_safetensors=None if place.gguf else True,
+                    output_loading_info=True,
+                    **options,
+                )
+    missing = sorted(info.get("missing_keys") or ())
+    if missing:
+        raise ModelError(
+            f"the checkpoint of {source.text} lacks {len(missing)} weights of "
+            f"{type(model).__name__}, among them {missing[0]}; nothing is pruned on random weights"
+        )
+    _forget_quantization(model)
+    return LoadedModel(
+        model=_ready(model),
+        source=source,
+        processor=source.processor or _tokenizer(place.name, **shared),
+        base_model=place.base_model,
+        provenance=_provenance(place, model, config, request),
+    )
+
+
+def _in_memory(source: Source, request: LoadRequest, dtype: Any) -> LoadedModel:
+    model: nn.Module = source.model
+    name = str(getattr(model.config, "_name_or_path", "") or "")
+    if request.meta:
+        with torch.device("meta"):
+            model = type(model)(copy.deepcopy(model.config))
+    elif dtype != "auto":
+        model = model.to(dtype)
+    processor = source.processor
+    if processor is None and name and (Path(name).is_dir() or is_hub_id(name)):
+        processor = _tokenizer(name, local_files_only=True)
+    return LoadedModel(
+        model=_ready(model),
+        source=source,
+        processor=processor,
+        base_model=name if is_hub_id(name) and not Path(name).exists() else None,
+        provenance={
+            "format": "memory",
+            "architecture": type(model).__name__,
+            "transformers": transformers.__version__,
+        },
+    )
+
+
+def _dtype(name: str) -> Any:
+    if name == "auto":
+        return "auto"
+    found = getattr(torch, name.removeprefix("torch."), None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ModelError(f"{name!r} is no dtype for weights; use auto, float32, bfloat16 or float16")
+    return found
+
+
+def _find(source: Source, *, verify: bool) -> _Place:
+    """Where the model is; local weight files are checked if `verify`."""
+    scheme, colon, name = source.text.partition(":")
+    if colon and scheme == "embedded":
+        file, hub_name = embedded_file(name)
+        if verify:
+            verify_gguf(file)
+        return _Place(str(file.parent), file.name, (file,), hub_name)
+    path = source.path
+    if path is None:
+        if not is_hub_id(source.text):
+            raise ModelError(f"there is no file or directory {source.text!r}, and no hub model")
+        return _Place(source.text, base_model=source.text)
+    if path.is_dir() and (path / "config.json").is_file():
+        files = weight_files(path) if verify else []
+        for file in files:
+            verify_safetensors(file)
+        return _Place(str(path), files=tuple(files), base_model=_named_base(path))
+    found = gguf_file(path)
+    if found is not None:
+        if verify:
+            verify_gguf(found)
+        return _Place(str(found.parent), found.name, (found,))
+    if path.is_dir() and any(path.glob("*.gguf")):
+        raise ModelError(f"{path} holds several GGUF files; name the one to load")
+    expected = "a config.json" if path.is_dir() else "a GGUF file or a directory"
+    raise ModelError(f"{path} is no model of transformers: expected {expected}")
+
+
+def _named_base(directory: Path) -> str | None:
+    """The hub name a local copy says it was saved from."""
+    try:
+        name = json.loads((directory / "config.json").read_text("utf-8")).get("_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return name if isinstance(name, str) and is_hub_id(name) else None
+
+
+def _auto_class(config: Any, source: Source) -> Any:
+    kind = family(config.to_dict())
+    if kind is None:
+        # A GGUF file names no architecture class, and some configs of the hub neither.
+        kind = "seq2seq" if getattr(config, "is_encoder_decoder", False) else "causal"
+        table = (
+            transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+            if kind == "causal"
+            else transformers.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+        )
+        if type(config) not in table or getattr(config, "vision_config", None) is not None:
+            raise ModelError(
+                f"{source.text} ({config.model_type}) is not a language model that "
+                "AutoModelForCausalLM or AutoModelForSeq2SeqLM can load"
+            )
+    return (
+        transformers.AutoModelForCausalLM
+        if kind == "causal"
+        else transformers.AutoModelForSeq2SeqLM
+    )
+
+
+def _empty(auto: Any, config: Any, dtype: Any, trust: dict[str, Any]) -> nn.Module:
+    own = getattr(config, "dtype", None) or torch.float32
+    with torch.device("meta"):
+        model: nn.Module = auto.from_config(config, dtype=own if dtype == "auto" else dtype, **trust)
+    return model
+
+
+def _dequantize(place: _Place) -> dict[str, Any]:
+    """Ask for dense weights where transformers could keep GGUF's blocks (5.24 and later)."""
+    config = getattr(transformers, "GgufConfig", None)
+    if place.gguf is None or config is None:
+        return {}
+    return {"quantization_config": config(dequantize=True)}
+
+
+def _refuse_quantized(config: Any, source: Source, place: _Place) -> None:
+    found = getattr(config, "quantization_config", None)
+    if found is None or place.gguf is not None:
+        return
+    method = found.get("quant_method") if isinstance(found, dict) else found.quant_method
+    raise ModelError(
+        f"{source.text} is quantized ({getattr(method, 'value', method)}): its packed weights "
+        "cannot be pruned; prune the model it was made from, and quantize the result"
+    )
+
+
+def _forget_quantization(model: nn.Module) -> None:
+    """Drop what says "quantized" of a dequantized model: transformers would refuse to save it."""
+    for owner, name in ((model, "hf_quantizer"), (model.config, "quantization_config")):
+        if getattr(owner, name, None) is not None:
+            delattr(owner, name)
+    for name in ("is_quantized", "quantization_method"):
+        if name in vars(model):
+            delattr(model, name)
+
+
+def _ready(model: nn.Module) -> nn.Module:
+    switch = getattr(model, "set_experts_implementation", None)
+    can = getattr(model, "_can_set_experts_implementation", None)
+    if switch is not None and can is not None and can():
+        switch("eager")
+    return model.eval()
+
+
+def _tokenizer(name: str, **options: Any) -> Any:
+    """The tokenizer, or None: a model can be inspected without one."""
+    try:
+        with _quiet():
+            return transformers.AutoTokenizer.from_pretrained(name, **options)
+    except Exception:
+        # Whatever is wrong with it is told when text is needed (`_windows.tokenizer_of`).
+        return None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' own progress bars: core shows one."""
+    shown = transformers.logging.is_progress_bar_enabled()
+    level = transformers.logging.get_verbosity()
+    transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        if shown:
+            transformers.logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _explained(source: Source, place: _Place) -> Iterator[None]:
+    """Turn what loading raises into a `ModelError` of one line."""
+    try:
+        yield
+    except AtpError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if Path(place.name).exists():
+            raise ModelError(f"{source.text} cannot be loaded: {reason}") from error
+        raise ModelError(
+            f"{source.text} is no local file or directory, and it cannot be loaded from the "
+            f"Hugging Face hub: {reason} Check the name and the network, or give a directory"
+        ) from error
+
+
+def _provenance(
+    place: _Place, model: nn.Module, config: Any, request: LoadRequest
+) -> dict[str, Any]:
+    weights = []
+    for file in place.files:
+        stat = file.stat()
+        entry: dict[str, Any] = {"file": file.name, "bytes": stat.st_size}
+        if stat.st_size < _HASHED:
+            with file.open("rb") as opened:
+                entry["sha256"] = hashlib.file_digest(opened, "sha256").hexdigest()
+        else:
+            entry["mtime"] = int(stat.st_mtime)
+        weights.append(entry)
+    local = Path(place.name) / "config.json"
+    text = local.read_bytes() if local.is_file() else config.to_json_string().encode()
+    return {
+        "format": "gguf" if place.gguf else "safetensors",
+        "architecture": type(model).__name__,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "revision": getattr(config, "_commit_hash", None) or request.revision,
+        "config_sha256": hashlib.sha256(text).hexdigest(),
+        "weights": weights,
+        "transformers": transformers.__version__,
+    }
