@@ -29,6 +29,13 @@ class AllocationRequest:
     sparsity: Mapping[str, float]
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def target(self) -> float:
+        """Target sparsity over all chains together, weighted by parameters."""
+        total = sum(chain.parameters for chain in self.chains)
+        cut = sum(self.sparsity[chain.name] * chain.parameters for chain in self.chains)
+        return cut / total
+
 
 class Allocator(Protocol):
     """A rule that turns a target sparsity into a schedule."""

@@ -1,0 +1,28 @@
+"""Magnitude pruning: cut the smallest weights of each matrix."""
+
+from __future__ import annotations
+
+import torch
+
+from . import Pruned, Statistics
+from .rounding import total_count
+from .selection import keep_highest
+
+__all__ = ["Magnitude"]
+
+
+class Magnitude:
+    """Cuts the weights of smallest |W|, compared over the whole matrix; needs no data.
+
+    Source: the magnitude baseline of the Wanda repository (one threshold a matrix).
+    """
+
+    name = "magnitude"
+    calibrated = False
+
+    def statistics(self, in_features: int, device: torch.device) -> None:
+        """None: weights alone decide."""
+
+    def prune(self, weight: torch.Tensor, rate: float, statistics: Statistics | None) -> Pruned:
+        """Keep the largest magnitudes of `weight`, shape (out_features, in_features)."""
+        return Pruned(keep_highest(weight.abs(), total_count(weight.numel(), rate)))

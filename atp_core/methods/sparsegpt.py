@@ -1,0 +1,128 @@
+"""SparseGPT: cut weights by their effect on the output, and let the others make up for it."""
+
+from __future__ import annotations
+
+import torch
+
+from ..engine.statistics import Gram
+from ..errors import NumericalError
+from . import Pruned, Statistics
+from .rounding import row_counts, total_count
+from .selection import keep_highest, keep_highest_per_row
+from .wanda import UNSEEN
+
+__all__ = ["SparseGPT"]
+
+
+class SparseGPT:
+    """Prunes columns from left to right with the optimal-brain-surgeon update.
+
+    Source: Frantar and Alistarh, "SparseGPT: Massive Language Models Can Be Accurately Pruned in
+    One-Shot" (ICML 2023), and its repository for the constants.
+
+    Args:
+        damping: share of the mean diagonal of H that is added to the diagonal.
+        block_size: columns whose mask is chosen together.
+        most_damping: damping at which a factorization that still fails is an error.
+    """
+
+    name = "sparsegpt"
+    calibrated = True
+
+    def __init__(
+        self, damping: float = 0.01, block_size: int = 128, most_damping: float = 10.0
+    ) -> None:
+        self._damping = damping
+        self._block_size = block_size
+        self._most_damping = most_damping
+
+    def statistics(self, in_features: int, device: torch.device) -> Gram:
+        """The Gram matrix of the inputs."""
+        return Gram(in_features, device)
+
+    def prune(self, weight: torch.Tensor, rate: float, statistics: Statistics | None) -> Pruned:
+        """Choose and update the weights of `weight`, shape (out_features, in_features).
+
+        Raises:
+            NumericalError: H cannot be factorized even with the highest damping.
+        """
+        if rate == 0.0:
+            return Pruned(torch.ones_like(weight, dtype=torch.bool))
+        if rate == 1.0:
+            return Pruned(torch.zeros_like(weight, dtype=torch.bool))
+        if statistics is None or not statistics.tokens:
+            counts = row_counts(*weight.shape, rate)
+            return Pruned(keep_highest_per_row(weight.abs(), counts), notes=[UNSEEN])
+        assert isinstance(statistics, Gram)
+        factor, notes = self._factor(statistics)
+        work = weight.clone()
+        work[:, statistics.matrix.diagonal() == 0] = 0.0
+        mask = self._sweep(work, factor, rate)
+        return Pruned(mask, work, list(notes))
+
+    def _sweep(self, work: torch.Tensor, factor: torch.Tensor, rate: float) -> torch.Tensor:
+        """Prune `work` in place; returns the mask of what is kept."""
+        rows, columns = work.shape
+        mask = torch.ones_like(work, dtype=torch.bool)
+        scale = factor.diagonal()
+        done = 0
+        for start in range(0, columns, self._block_size):
+            stop = min(start + self._block_size, columns)
+            # Counting from the left edge keeps the total exact whatever the block size.
+            target = total_count(rows * stop, rate)
+            block = work[:, start:stop]
+            scores = (block / scale[start:stop]).square()
+            keep = keep_highest(scores, target - done)
+            done = target
+            mask[:, start:stop] = keep
+            errors = torch.empty_like(block)
+            drop = ~keep
+            for j in range(stop - start):
+                column = block[:, j]
+                error = torch.where(drop[:, j], column, 0.0).div_(scale[start + j])
+                block[:, j:].addr_(error, factor[start + j, start + j : stop], alpha=-1.0)
+                errors[:, j] = error
+            work[:, stop:].addmm_(errors, factor[start:stop, stop:], alpha=-1.0)
+        work.masked_fill_(~mask, 0.0)
+        return mask
+
+    def _factor(self, statistics: Gram) -> tuple[torch.Tensor, list[str]]:
+        """The upper Cholesky factor of H⁻¹, H = (2/n)·XᵀX + damping.
+
+        Weights that share their inputs share the factor.
+        """
+        known = statistics.derived.get(self._key)
+        if known is None:
+            known = statistics.derived[self._key] = self._factorize(statistics)
+        return known  # type: ignore[return-value]
+
+    @property
+    def _key(self) -> str:
+        return f"sparsegpt/{self._damping}/{self._most_damping}"
+
+    def _factorize(self, statistics: Gram) -> tuple[torch.Tensor, list[str]]:
+        hessian = statistics.matrix * (2.0 / max(statistics.sequences, 1))
+        diagonal = hessian.diagonal()
+        diagonal[diagonal == 0] = 1.0
+        mean = float(diagonal.mean())
+        damping = self._damping
+        while damping <= self._most_damping * (1 + 1e-9):
+            damped = hessian.clone()
+            damped.diagonal().add_(damping * mean)
+            factor, failed = torch.linalg.cholesky_ex(damped)
+            if not int(failed):
+                inverse = torch.cholesky_inverse(factor)
+                factor, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+            if not int(failed) and bool(torch.isfinite(factor).all()):
+                notes = []
+                if damping != self._damping:
+                    notes.append(
+                        f"the Cholesky factorization failed with damping {self._damping:g}; "
+                        f"damping {damping:g} was used"
+                    )
+                return factor, notes
+            damping *= 10.0
+        raise NumericalError(
+            f"the Cholesky factorization fails even with damping {self._most_damping:g}; use more "
+            "or other calibration data, or --method wanda"
+        )
