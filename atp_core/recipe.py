@@ -1,0 +1,296 @@
+"""A run as data: every setting of a pruning, validated, in YAML and with a JSON schema."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PositiveInt,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from .errors import UsageError
+
+__all__ = ["Recipe"]
+
+
+def _no_bool(value: Any) -> Any:
+    # YAML reads `yes` as true, which would pass for 1.
+    if isinstance(value, bool):
+        raise ValueError(f"must be a number, not {str(value).lower()}")
+    return value
+
+
+def _rate(value: float) -> float:
+    if not 0.0 <= value < 1.0:
+        hint = f" (for {value:g} %, write {value / 100:g})" if 2.0 <= value < 100.0 else ""
+        raise ValueError(f"must be in the range [0, 1), not {value:g}{hint}")
+    return value
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"must be a finite number, not {value}")
+    return value
+
+
+def _positive(value: float) -> float:
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"must be a number above 0, not {value:g}")
+    return value
+
+
+_Rate = Annotated[
+    float,
+    BeforeValidator(_no_bool),
+    AfterValidator(_rate),
+    # The range is checked above, with a better message; the schema states it too.
+    Field(json_schema_extra={"minimum": 0, "exclusiveMaximum": 1}),
+]
+_Number = Annotated[float, BeforeValidator(_no_bool), AfterValidator(_finite)]
+_Step = Annotated[float, BeforeValidator(_no_bool), AfterValidator(_positive)]
+_Count = Annotated[PositiveInt, BeforeValidator(_no_bool)]
+_Name = Annotated[str, Field(min_length=1)]
+
+
+def _kind(value: Any) -> str:
+    return "chains" if isinstance(value, Mapping) else "rate"
+
+
+# Told apart up front, so that an error speaks of the form the user wrote and of no other.
+_Sparsity = Annotated[
+    Annotated[_Rate, Tag("rate")]
+    | Annotated[dict[_Name, _Rate], Field(min_length=1), Tag("chains")],
+    Discriminator(_kind),
+]
+
+
+class Recipe(BaseModel):
+    """Every setting of a run. Relative paths are those of the working directory."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, title="Recipe of atp prune"
+    )
+
+    source: _Name
+    """Model to prune: a name, a directory or a file."""
+    sparsity: _Sparsity
+    """Target sparsity S in [0, 1), or one for each chain by name."""
+    method: _Name = "wanda"
+    """How weights inside a block are chosen."""
+    allocation: _Name = "atp"
+    """How S is spread over blocks."""
+    beta: Literal["search", "auto"] | _Number = "search"
+    """Common difference of the progression: searched, measured, or given."""
+    beta_step: _Step | None = None
+    """Search the whole grid of this step instead; the paper's is 0.002."""
+    schedule: Path | None = None
+    """A schedule.json whose rates are used as they are; nothing is searched."""
+    chains: Annotated[list[_Name], Field(min_length=1)] | None = None
+    """Prune these chains only."""
+    objective: _Name | None = None
+    """What the search optimizes; default is the first metric of the plugin."""
+    trial_samples: _Count | None = None
+    """Calibration samples of a search trial; the winner is always judged on all."""
+    baseline: bool = True
+    """Measure uniform sparsity beside the result."""
+    calibration: _Name | None = None
+    """Calibration data; part of it is held out to judge β on."""
+    report_data: _Name | None = None
+    """Data the results are reported on; never used to choose anything."""
+    samples: _Count | None = None
+    """Number of calibration samples."""
+    search_samples: _Count | None = None
+    """Number of held-out samples β is judged on."""
+    report_samples: _Count | None = None
+    """At most this many samples of the report data."""
+    seqlen: Annotated[int, Field(ge=2), BeforeValidator(_no_bool)] | None = None
+    """Tokens a sample, for models of text."""
+    batch_size: _Count = 1
+    """Samples that go through the model at once."""
+    seed: Annotated[int, Field(ge=0), BeforeValidator(_no_bool)] = 0
+    """Seed of every random choice."""
+    device: _Name = "auto"
+    """Where blocks run."""
+    dtype: _Name = "auto"
+    """Load weights as this torch dtype; "auto" is the source's own."""
+    plugin: _Name | None = None
+    """Let this plugin handle the source."""
+    revision: _Name | None = None
+    """Revision of a hub repository."""
+    trust_remote_code: bool = False
+    """Run code that ships with the checkpoint."""
+    output: Path | None = None
+    """Directory to write."""
+
+    @model_validator(mode="after")
+    def _chains_agree(self) -> Self:
+        if self.chains is not None and isinstance(self.sparsity, dict):
+            differing = sorted(set(self.chains) ^ set(self.sparsity))
+            if differing:
+                raise ValueError(
+                    f"chain {differing[0]!r} is named in only one of `chains` and `sparsity`; "
+                    "drop `chains`, or name the same ones in both"
+                )
+        return self
+
+    # --- from settings and files ------------------------------------------------------------
+
+    @classmethod
+    def make(cls, settings: Mapping[str, Any], *, origin: str | Path | None = None) -> Recipe:
+        """A recipe from settings by name.
+
+        Args:
+            settings: fields of the recipe.
+            origin: the file the settings came from, for the error message.
+
+        Raises:
+            UsageError: a setting is missing, unknown or wrong; names all of them.
+        """
+        try:
+            return cls.model_validate(dict(settings))
+        except ValidationError as error:
+            raise _usage_error(error.errors(include_url=False), origin) from None
+
+    @classmethod
+    def read(cls, path: str | Path) -> dict[str, Any]:
+        """The settings in a YAML file, checked; those that options may still add can be missing.
+
+        Raises:
+            UsageError: the file cannot be read, or a setting in it is unknown or wrong.
+        """
+        try:
+            data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UsageError(
+                f"cannot read recipe {path}: {error.strerror or error}; give the path of a YAML "
+                "file, such as the recipe.yaml of an earlier output"
+            ) from None
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UsageError(f"recipe {path} is not YAML: {error}") from None
+        if data is None:
+            data = {}
+        if not isinstance(data, dict):
+            raise UsageError(
+                f"recipe {path} holds a {type(data).__name__}; it must hold `setting: value` lines"
+            )
+        settings = {str(key): value for key, value in data.items()}
+        try:
+            cls.model_validate(settings)
+        except ValidationError as error:
+            wrong = [e for e in error.errors(include_url=False) if e["type"] != "missing"]
+            if wrong:
+                raise _usage_error(wrong, path) from None
+        return settings
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recipe:
+        """The recipe in a YAML file.
+
+        Raises:
+            UsageError: the file cannot be read, or a setting in it is missing, unknown or wrong.
+        """
+        return cls.make(cls.read(path), origin=path)
+
+    # --- to files ---------------------------------------------------------------------------
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML, every setting included."""
+        data = self.model_dump(mode="json")
+        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """JSON schema of a recipe file, for editors and other tools."""
+        return {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            **cls.model_json_schema(),
+        }
+
+    def portable(self) -> Recipe:
+        """This recipe with absolute paths shortened to their last part.
+
+        For publishing: a published recipe should not tell how a disk is laid out.
+        """
+        changed: dict[str, Any] = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, (str, Path)) and Path(value).is_absolute():
+                changed[name] = type(value)(Path(value).name)
+        return self.model_copy(update=changed)
+
+    def command(self) -> str:
+        """The command line that repeats this recipe."""
+        words = ["atp", "prune", self.source]
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name == "source" or value == field.default:
+                continue
+            option = "-o" if name == "output" else "--" + name.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(option if value else option.replace("--", "--no-", 1))
+            elif isinstance(value, dict):
+                words += [option, ",".join(f"{key}={rate!r}" for key, rate in value.items())]
+            elif isinstance(value, list):
+                words += [option, ",".join(value)]
+            else:
+                words += [option, str(value)]
+        return shlex.join(words)
+
+
+def _usage_error(errors: list[ErrorDetails], origin: str | Path | None) -> UsageError:
+    """One error that names every wrong setting, in the user's words."""
+    where = f" in {origin}" if origin is not None else ""
+    # A union reports every branch it tried; the first says enough.
+    told: dict[str, str] = {}
+    for error in errors:
+        location = error["loc"]
+        told.setdefault(str(location[0]) if location else "", _told(error))
+    lines = list(told.values())
+    if len(lines) == 1:
+        return UsageError(f"recipe{where}: {lines[0]}")
+    return UsageError(f"recipe{where}:" + "".join(f"\n  - {line}" for line in lines))
+
+
+def _told(error: ErrorDetails) -> str:
+    location = error["loc"]
+    if not location:
+        return error["msg"].removeprefix("Value error, ")
+    key = str(location[0])
+    if error["type"] == "extra_forbidden":
+        known = list(Recipe.model_fields)
+        close = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean `{close[0]}`?" if close else f"settings are {', '.join(known)}"
+        return f"unknown setting `{key}`; {hint}"
+    if error["type"] == "missing":
+        return f"`{key}` is missing; add it"
+    if key == "beta":
+        return f"`beta` must be 'search', 'auto' or a finite number, not {error['input']!r}"
+    name = key
+    if key == "sparsity" and location[-1] not in ("rate", "chains"):
+        name = f"{key}.{location[-1]}"
+    detail = error["msg"].removeprefix("Value error, ")
+    given = "" if error["type"] == "value_error" else f", not {error['input']!r}"
+    if error["type"] in ("float_type", "float_parsing"):
+        detail = "must be a number"
+        detail += " in the range [0, 1)" if key == "sparsity" else ""
+    elif error["type"] in ("int_type", "int_parsing", "int_from_float"):
+        detail = "must be a whole number"
+    elif error["type"] == "too_short":
+        detail, given = "must not be empty", ""
+    return f"`{name}`: {detail[0].lower()}{detail[1:]}{given}"
