@@ -149,7 +149,7 @@ def _rates(result: PruneResult) -> Iterator[str]:
 
 def _figure(metric: Metric | None) -> str:
     if metric is None:
-        return "–"
+        return "-"
     text = f"{metric.value:.4g}"
     if metric.stderr is not None and math.isfinite(metric.stderr):
         text += f" ± {metric.stderr:.2g}"
