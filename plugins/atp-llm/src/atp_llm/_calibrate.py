@@ -6,9 +6,10 @@ import hashlib
 from typing import Any
 
 import torch
+
 from atp_core.records import Calibration, DataRequest, LoadedModel
 
-from ._inputs import device_of, inputs_for
+from ._inputs import batches_of, device_of, inputs_for
 from ._text import corpus_for, spec_for
 from ._windows import sample_windows, seqlen_for, tokenizer_of
 
@@ -58,7 +59,7 @@ def calibrate(loaded: LoadedModel, data: DataRequest) -> Calibration:
             f"not the usual {wanted}"
         )
     model = loaded.model
-    parts = windows.ids.split(data.batch_size)
+    parts = batches_of(windows.ids, data.batch_size)
 
     def forward(batch: dict[str, torch.Tensor]) -> Any:
         device = device_of(model)
@@ -66,7 +67,7 @@ def calibrate(loaded: LoadedModel, data: DataRequest) -> Calibration:
         return model(**moved, use_cache=False)
 
     return Calibration(
-        batches=[inputs_for(model, part.contiguous())[0] for part in parts],
+        batches=[inputs_for(model, part)[0] for part in parts],
         forward=forward,
         samples=found,
         unit=f"sequences of {seqlen} tokens",

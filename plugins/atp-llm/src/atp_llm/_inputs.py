@@ -7,7 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["device_of", "inputs_for", "is_encoder_decoder"]
+__all__ = ["batches_of", "device_of", "inputs_for", "is_encoder_decoder"]
+
+
+def batches_of(ids: torch.Tensor, size: int) -> list[torch.Tensor]:
+    """Windows, shape (windows, seqlen), in batches of at most `size`."""
+    return [ids[start : start + size] for start in range(0, len(ids), size)]
 
 
 def is_encoder_decoder(model: nn.Module) -> bool:

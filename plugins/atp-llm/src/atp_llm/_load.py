@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import hashlib
+import importlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,9 +15,10 @@ from typing import Any
 
 import torch
 import transformers
+from torch import nn
+
 from atp_core.errors import AtpError, ModelError
 from atp_core.records import LoadedModel, LoadRequest, Source
-from torch import nn
 
 from ._source import embedded_file, family, gguf_file, is_hub_id
 from ._verify import verify_gguf, verify_safetensors, weight_files
@@ -125,7 +128,9 @@ def _dtype(name: str) -> Any:
         return "auto"
     found = getattr(torch, name.removeprefix("torch."), None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ModelError(f"{name!r} is no dtype for weights; use auto, float32, bfloat16 or float16")
+        raise ModelError(
+            f"{name!r} is no dtype for weights; use auto, float32, bfloat16 or float16"
+        )
     return found
 
 
@@ -190,9 +195,10 @@ def _auto_class(config: Any, source: Source) -> Any:
 
 
 def _empty(auto: Any, config: Any, dtype: Any, trust: dict[str, Any]) -> nn.Module:
-    own = getattr(config, "dtype", None) or torch.float32
+    if dtype == "auto":
+        dtype = getattr(config, "dtype", None) or torch.float32
     with torch.device("meta"):
-        model: nn.Module = auto.from_config(config, dtype=own if dtype == "auto" else dtype, **trust)
+        model: nn.Module = auto.from_config(config, dtype=dtype, **trust)
     return model
 
 
@@ -245,17 +251,26 @@ def _tokenizer(name: str, **options: Any) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' own progress bars: core shows one."""
-    shown = transformers.logging.is_progress_bar_enabled()
-    level = transformers.logging.get_verbosity()
-    transformers.logging.disable_progress_bar()
-    transformers.logging.set_verbosity_error()
+    """Without transformers' own progress bars and warnings: core shows a bar of its own."""
+    log: Any = transformers.logging
+    shown, level = log.is_progress_bar_enabled(), log.get_verbosity()
+    log.disable_progress_bar()
+    log.set_verbosity_error()
+    # The reader of GGUF files draws its bar with tqdm itself, which no setting reaches.
+    reader: Any = None
+    with contextlib.suppress(ImportError):
+        reader = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
+    bar = getattr(reader, "tqdm", None)
+    if bar is not None:
+        reader.tqdm = functools.partial(bar, disable=True)
     try:
         yield
     finally:
-        transformers.logging.set_verbosity(level)
+        if bar is not None:
+            reader.tqdm = bar
+        log.set_verbosity(level)
         if shown:
-            transformers.logging.enable_progress_bar()
+            log.enable_progress_bar()
 
 
 @contextlib.contextmanager

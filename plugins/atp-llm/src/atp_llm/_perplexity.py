@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from atp_core.errors import DataError, NumericalError, UnknownNameError
-from atp_core.records import DataRequest, Evaluation, LoadedModel, Metric, Split
 from torch import nn
 from torch.nn import functional
 
+from atp_core.errors import DataError, NumericalError, UnknownNameError
+from atp_core.records import DataRequest, Evaluation, LoadedModel, Metric, Split
+
 from ._calibrate import default_samples, fingerprint
-from ._inputs import device_of, inputs_for, is_encoder_decoder
+from ._inputs import batches_of, device_of, inputs_for, is_encoder_decoder
 from ._text import corpus_for, digest, spec_for
 from ._windows import sample_windows, seqlen_for, token_ids, tokenizer_of
 
@@ -60,9 +61,11 @@ def evaluate(
     began = time.perf_counter()
     text = _text(loaded, data, split)
     with loaded.progress.task(f"perplexity on {text.dataset}", len(text.ids)) as advance:
-        losses = []
-        for part in text.ids.split(data.batch_size):
-            losses.append(window_losses(loaded.model, part, first=sum(map(len, losses))))
+        losses: list[torch.Tensor] = []
+        done = 0
+        for part in batches_of(text.ids, data.batch_size):
+            losses.append(window_losses(loaded.model, part, first=done))
+            done += len(part)
             for _ in part:
                 advance("")
     loss = torch.cat(losses)  # (windows,) mean NLL in nats
@@ -198,9 +201,8 @@ def _search_text(loaded: LoadedModel, data: DataRequest, seqlen: int) -> _Text:
             f"{corpus.name} gives {len(windows.ids)} search samples of {seqlen} tokens, "
             f"not the usual {wanted}"
         )
-    convention = (
-        f"{len(windows.ids)} sampled windows of {seqlen} tokens, no BOS, " + _scored(loaded)
-    )
+    scored = _scored(loaded)
+    convention = f"{len(windows.ids)} sampled windows of {seqlen} tokens, no BOS, {scored}"
     return _Text(
         windows.ids, _bytes(loaded, windows.ids), corpus.name, convention, windows.examples
     )

@@ -34,11 +34,20 @@ EMBEDDED: Final[Mapping[str, tuple[str, str, str]]] = {
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _BARE_HUB_IDS = frozenset(
-    {"distilgpt2", "gpt2", "gpt2-large", "gpt2-medium", "gpt2-xl", "t5-base", "t5-large", "t5-small"}
+    [
+        "distilgpt2",
+        "gpt2",
+        "gpt2-large",
+        "gpt2-medium",
+        "gpt2-xl",
+        "t5-base",
+        "t5-large",
+        "t5-small",
+    ]
 )
 # A config with one of these has a tower that is not text: another plugin's business.
 _OTHER_TOWERS = ("audio_config", "speech_config", "vision_config")
-_MAPPINGS = {
+_MAPPINGS: Final[dict[Family, str]] = {
     "causal": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
     "seq2seq": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
 }
@@ -109,9 +118,9 @@ def family(config: Mapping[str, Any]) -> Family | None:
         return None
     classes = _classes()
     for architecture in config.get("architectures") or ():
-        for kind in ("causal", "seq2seq"):
-            if architecture in classes[kind].values():
-                return kind  # type: ignore[return-value]
+        for kind, known in classes.items():
+            if architecture in known.values():
+                return kind
     for key in config.get("auto_map") or ():  # code that ships with the checkpoint
         if key == "AutoModelForCausalLM":
             return "causal"
@@ -155,8 +164,8 @@ def _recognize_model(model: Any) -> Recognition | None:
         return None
     classes = _classes()
     for base in type(model).__mro__:  # a user's subclass counts as what it derives from
-        for kind in ("causal", "seq2seq"):
-            if base.__name__ in classes[kind].values() and _is_transformers(model):
+        for known in classes.values():
+            if base.__name__ in known.values() and _is_transformers(model):
                 return Recognition(1.0, f"a {base.__name__} of transformers")
     if type(model).__name__.endswith("ForCausalLM") and _is_transformers(model):
         return Recognition(0.8, f"{type(model).__name__} is named like a causal language model")
@@ -168,12 +177,12 @@ def _is_transformers(model: Any) -> bool:
 
 
 @cache
-def _classes() -> dict[str, dict[str, str]]:
+def _classes() -> dict[Family, dict[str, str]]:
     """Kind → {model_type → class name}, as the installed transformers knows them.
 
     The module that holds these tables imports torch, so its source is read instead.
     """
-    found: dict[str, dict[str, str]] = {kind: {} for kind in _MAPPINGS}
+    found: dict[Family, dict[str, str]] = {kind: {} for kind in _MAPPINGS}
     spec = importlib.util.find_spec("transformers")
     if spec is None or not spec.submodule_search_locations:
         return found

@@ -83,9 +83,7 @@ def partition(documents: Sequence[str], shares: dict[str, float]) -> dict[str, l
         part_of[key] = next(
             (name for name, bound in zip(names, bounds, strict=True) if middle < bound), names[-1]
         )
-    return {
-        name: [text for key, text in unique.items() if part_of[key] == name] for name in names
-    }
+    return {name: [text for key, text in unique.items() if part_of[key] == name] for name in names}
 
 
 def spec_for(source: Source, data: DataRequest, split: Split) -> str:
@@ -119,9 +117,7 @@ def corpus_for(source: Source, data: DataRequest, split: Split) -> Corpus:
     else:
         name, documents = read(spec)
         calibration = spec_for(source, data, "calibration")
-        shared = spec == "builtin" or (
-            _same(calibration, spec_for(source, data, "report"))
-        )
+        shared = spec == "builtin" or _same(calibration, spec_for(source, data, "report"))
         if split == "report" and not shared:
             return Corpus(name, tuple(documents))
         shares = _THREE_WAYS if shared else _TWO_WAYS

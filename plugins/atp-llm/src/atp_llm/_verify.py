@@ -28,7 +28,8 @@ def weight_files(directory: Path) -> list[Path]:
         return [single]
     if index.is_file():
         try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+            names = sorted(set(shards))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise ModelError(f"{index} is not a valid index of shards; download it again") from None
         missing = [name for name in names if not (directory / name).is_file()]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
 from atp_core.errors import DataError, ModelError
 from atp_core.records import DataRequest, LoadedModel
 
