@@ -32,6 +32,7 @@ def model_card(
     library_name: str | None = None,
     base_model: str | None = None,
     license_name: str | None = None,
+    plugin_distribution: str | None = None,
     figures: Sequence[str] = (),
     extra: dict[str, Any] | None = None,
 ) -> str:
@@ -43,6 +44,7 @@ def model_card(
         library_name: the library that loads the model, as hubs spell it, e.g. "transformers".
         base_model: hub name of the dense model, if it has one.
         license_name: licence of the dense model as hubs spell it, if known.
+        plugin_distribution: distribution of the plugin that handled the model.
         figures: file names, relative to the card, of figures to show.
         extra: more front matter, e.g. ``{"pipeline_tag": "text-generation"}``.
     """
@@ -73,7 +75,7 @@ def model_card(
         *(f"![{figure}]({figure})" for figure in figures),
         "\n".join(_rates(result)),
         "## How it was made",
-        f"```sh\npip install atp-prune\n{portable.command()}\n```",
+        f"```sh\npip install {plugin_distribution or 'atp-prune'}\n{portable.command()}\n```",
         "Every setting as a recipe (`atp prune --recipe FILE`):",
         f"```yaml\n{portable.to_yaml()}```",
         "Versions, machine, seeds, trials and unrounded figures are in `atp.json`.",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ..checkpoint.card import HONEST_LINE
@@ -171,7 +172,7 @@ def _print_rates(
         if counted:
             table.add_column("weights", justify="right")
         for block, rate, parameters in blocks:
-            cells = [block, f"{rate:.3f}", _bar(rate)]
+            cells = [escape(block), f"{rate:.3f}", _bar(rate)]
             table.add_row(*cells, *([f"{parameters:,}"] if counted else []))
         console.print(table)
 
@@ -202,7 +203,7 @@ def _chain_table(chain: Chain, zeros: Mapping[str, int], every: bool) -> Table:
         table.add_column("sparsity", justify="right")
         table.add_column("", min_width=_BAR, no_wrap=True)
     for block in chain.blocks:
-        cells = [block.name, *([""] if every else []), f"{block.parameters:,}"]
+        cells = [escape(block.name), *([""] if every else []), f"{block.parameters:,}"]
         if zeros:
             rate = zeros.get(block.name, 0) / block.parameters if block.parameters else 0.0
             cells += [f"{rate:.3f}", _bar(rate)]
@@ -210,7 +211,7 @@ def _chain_table(chain: Chain, zeros: Mapping[str, int], every: bool) -> Table:
         for weight in block.weights if every else ():
             rows, columns = weight.shape
             table.add_row(
-                f"  {weight.name}", f"{rows}×{columns}", f"{weight.numel:,}", style="dim"
+                f"  {escape(weight.name)}", f"{rows}×{columns}", f"{weight.numel:,}", style="dim"
             )
     return table
 
@@ -219,7 +220,7 @@ def _chain_table(chain: Chain, zeros: Mapping[str, int], every: bool) -> Table:
 
 
 def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold")
+    return Table(title=escape(title), title_justify="left", title_style="bold")
 
 
 def _line(console: Console, text: str, style: str | None = None) -> None:
@@ -235,7 +236,7 @@ def _bar(rate: float) -> str:
 
 
 def _named(name: str, metric: Metric) -> str:
-    return f"{name} {'↑' if metric.higher_is_better else '↓'}"
+    return f"{escape(name)} {'↑' if metric.higher_is_better else '↓'}"
 
 
 def _figure(metric: Metric | None) -> str:
