@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import itertools
 import json
@@ -67,7 +68,9 @@ def read(spec: str, *, report: bool = False) -> tuple[str, list[str]]:
 
 
 def _local(spec: str) -> tuple[str, list[str]]:
-    path = Path(spec).expanduser()
+    path = Path(spec)
+    with contextlib.suppress(RuntimeError):  # "~name" of no known user
+        path = path.expanduser()
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if _bare_suffix(p) in _SUFFIXES and p.is_file())
         if not files:

@@ -135,5 +135,5 @@ def _same(one: str, other: str) -> bool:
         return True
     try:
         return Path(one).expanduser().samefile(Path(other).expanduser())
-    except (OSError, ValueError):
+    except (OSError, RuntimeError, ValueError):
         return False

@@ -107,9 +107,7 @@ def sample_windows(
     rows: list[list[int]] = []
     sources: set[str] = set()
     kept: list[tuple[int, list[int]]] = []
-    total = 0
     for index, ids in _tokenized(tokenizer, documents, order):
-        total += len(ids)
         kept.append((index, ids))
         if len(ids) > seqlen:
             start = rng.randrange(len(ids) - seqlen)
