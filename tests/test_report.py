@@ -255,7 +255,8 @@ def test_card_leaves_out_what_is_not_known() -> None:
 
 
 def test_card_body() -> None:
-    _, body = card(figures=["rates.png"])
+    _, body = card(figures=["rates.png"], plugin_distribution="atp-prune-llm")
+    assert "pip install atp-prune-llm\n" in body
     assert "| perplexity ↓ | 30 ± 0.25 | 60 ± 0.25 | 48 ± 0.25 |" in body
     assert "text [test] \\| part" in body
     assert "windows of 64 tokens" in body
