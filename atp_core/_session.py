@@ -75,6 +75,18 @@ class Session:
         self._examples: dict[Split, frozenset[str]] = {}
         self._dirty = False
 
+    def again(self, recipe: Recipe) -> Session:
+        """A session for another recipe on the same model, which is loaded and copied once.
+
+        Args:
+            recipe: differs in what is done to the model, not in how it is loaded.
+        """
+        self.restore()
+        other = Session(recipe, self.source, progress=self.progress, plugins=self.plugins)
+        other._loaded, other._snapshot = self.loaded, self.snapshot
+        other._chains = other.locate(self.loaded)
+        return other
+
     @property
     def plugin(self) -> str:
         """Name of the plugin that handles the source."""

@@ -60,7 +60,7 @@ class Source:
         try:
             path = Path(self.text).expanduser()
             return path if path.exists() else None
-        except (OSError, ValueError):
+        except (OSError, RuntimeError, ValueError):  # RuntimeError: "~name" of no known user
             return None
 
 
@@ -110,6 +110,7 @@ class LoadedModel:
         cache: the plugin's own scratch space, e.g. tokenized data.
         progress: where the plugin shows how far a long step is.
         defaults: the plugin's own defaults of data settings, e.g. {"samples": 32}, for estimates.
+        card: front matter for the model card, e.g. {"library_name": "transformers"}.
     """
 
     model: nn.Module
@@ -121,6 +122,7 @@ class LoadedModel:
     cache: dict[Any, Any] = field(default_factory=dict)
     progress: Progress = field(default_factory=NullProgress)
     defaults: dict[str, int] = field(default_factory=dict)
+    card: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
