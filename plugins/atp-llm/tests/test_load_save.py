@@ -132,6 +132,12 @@ def test_provenance(llama_directory: Path) -> None:
     json.dumps(facts)
 
 
+def test_what_is_told_for_plans_and_cards(llama_directory: Path) -> None:
+    loaded = _load(llama_directory, meta=True)
+    assert loaded.defaults == {"samples": 32, "search_samples": 16, "seqlen": 64}
+    assert loaded.card == {"library_name": "transformers", "pipeline_tag": "text-generation"}
+
+
 def test_in_memory(tiny_llama: Callable[..., Any], in_memory: Callable[..., Any]) -> None:
     model = tiny_llama().train()
     loaded = in_memory(model)

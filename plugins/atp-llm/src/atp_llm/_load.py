@@ -18,10 +18,13 @@ import transformers
 from torch import nn
 
 from atp_core.errors import AtpError, ModelError
-from atp_core.records import LoadedModel, LoadRequest, Source
+from atp_core.records import DataRequest, LoadedModel, LoadRequest, Source
 
-from ._source import embedded_file, family, gguf_file, is_hub_id
+from ._calibrate import default_samples, default_search_samples
+from ._inputs import is_encoder_decoder
+from ._source import EMBEDDED, embedded_file, family, gguf_file, is_hub_id
 from ._verify import verify_gguf, verify_safetensors, weight_files
+from ._windows import seqlen_for
 
 __all__ = ["load"]
 
@@ -37,12 +40,14 @@ class _Place:
         gguf: name of the GGUF file in it.
         files: local files that hold weights.
         base_model: hub name of the model.
+        license: of the model, where it is known.
     """
 
     name: str
     gguf: str | None = None
     files: tuple[Path, ...] = ()
     base_model: str | None = None
+    license: str | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -90,13 +95,14 @@ def load(source: Source, request: LoadRequest) -> LoadedModel:
             f"{type(model).__name__}, among them {missing[0]}; nothing is pruned on random weights"
         )
     _forget_quantization(model)
-    return LoadedModel(
+    loaded = LoadedModel(
         model=_ready(model),
         source=source,
         processor=source.processor or _tokenizer(place.name, **shared),
         base_model=place.base_model,
         provenance=_provenance(place, model, config, request),
     )
+    return _described(loaded, place.license)
 
 
 def _in_memory(source: Source, request: LoadRequest, dtype: Any) -> LoadedModel:
@@ -110,7 +116,7 @@ def _in_memory(source: Source, request: LoadRequest, dtype: Any) -> LoadedModel:
     processor = source.processor
     if processor is None and name and (Path(name).is_dir() or is_hub_id(name)):
         processor = _tokenizer(name, local_files_only=True)
-    return LoadedModel(
+    loaded = LoadedModel(
         model=_ready(model),
         source=source,
         processor=processor,
@@ -121,6 +127,24 @@ def _in_memory(source: Source, request: LoadRequest, dtype: Any) -> LoadedModel:
             "transformers": transformers.__version__,
         },
     )
+    return _described(loaded)
+
+
+def _described(loaded: LoadedModel, license_name: str | None = None) -> LoadedModel:
+    """With the default sizes of its data and the front matter of its model card."""
+    nothing = DataRequest()
+    samples = default_samples(loaded, nothing)
+    loaded.defaults = {
+        "samples": samples,
+        "search_samples": default_search_samples(samples),
+        "seqlen": seqlen_for(loaded, nothing),
+    }
+    loaded.card = {"library_name": "transformers"}
+    if not is_encoder_decoder(loaded.model):
+        loaded.card["pipeline_tag"] = "text-generation"
+    if license_name is not None:
+        loaded.card["license"] = license_name
+    return loaded
 
 
 def _dtype(name: str) -> Any:
@@ -138,10 +162,10 @@ def _find(source: Source, *, verify: bool) -> _Place:
     """Where the model is; local weight files are checked if `verify`."""
     scheme, colon, name = source.text.partition(":")
     if colon and scheme == "embedded":
-        file, hub_name = embedded_file(name)
+        file, known = embedded_file(name), EMBEDDED[name]
         if verify:
             verify_gguf(file)
-        return _Place(str(file.parent), file.name, (file,), hub_name)
+        return _Place(str(file.parent), file.name, (file,), known.hub_name, known.license)
     path = source.path
     if path is None:
         if not is_hub_id(source.text):

