@@ -1,18 +1,20 @@
 """Locating the blocks and prunable weights of any language model of transformers.
 
-No table of architectures: blocks are the elements of the outermost lists of equal layers on the
-way from the embeddings to the output, and their weights are found by how they are stored.
+No table of architectures: blocks are the elements of the outermost lists of layers in the text
+model, and their weights are found by how they are stored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
 from atp_core.errors import ModelError
 from atp_core.records import Block, Chain
 
+from ._locate_blocks import layers_of, roots
 from ._locate_weights import Scan
 
 __all__ = ["locate"]
@@ -22,40 +24,69 @@ def locate(model: nn.Module) -> list[Chain]:
     """Chains of `model`, their blocks in execution order, and the prunable weights of each.
 
     Works on the meta device and changes nothing. Encoder-decoder models have the chains
-    "encoder" and "decoder", others "decoder" alone.
+    "encoder" and "decoder", others "decoder" alone; of a multimodal model the text decoder is
+    located, and its other towers are named in `Chain.dense`. A block without prunable weights is
+    left out, and a weight that several blocks share belongs to the first.
 
     Raises:
-        ModelError: no list of layers with prunable weights was found.
+        ModelError: there is no list of layers with prunable weights.
     """
-    scan = Scan(model, _expert_counts(model))
-    blocks: list[Block] = []
-    dense: dict[str, str] = {}
-    for name, layers in _lists(model):
-        for i, layer in enumerate(layers):
-            found = scan.block(f"{name}.{i}", layer)
-            dense.update(found.dense)
+    scan = Scan(model)
+    chains: list[Chain] = []
+    layers: set[int] = set()
+    for name, root in roots(model).items():
+        blocks: list[Block] = []
+        dense: dict[str, str] = {}
+        for layer_name, layer in layers_of(model, root):
+            layers.add(id(layer))
+            found = scan.block(layer_name, layer)
+            # "model.layers.0.mlp.gate" → "model.layers.*.mlp.gate": one line for all layers.
+            general = f"{layer_name.rpartition('.')[0]}.*"
+            for path, reason in found.dense.items():
+                dense.setdefault(general + path.removeprefix(layer_name), reason)
             if found.weights:
-                blocks.append(Block(f"{name}.{i}", layer, found.weights))
-    if not blocks:
-        raise ModelError(f"no decoder layers found in {type(model).__name__}")
-    return [Chain("decoder", blocks, dense)]
+                blocks.append(Block(layer_name, layer, found.weights))
+        if blocks:
+            chains.append(Chain(name, blocks, dense))
+    if not chains:
+        raise ModelError(
+            f"no list of layers with prunable weights was found in {type(model).__name__}; "
+            "a plugin that implements atp_locate for this architecture can handle it "
+            "(`atp plugins new`)"
+        )
+    # What lies outside all blocks is told once, with the last chain.
+    last = chains[-1]
+    outside = dict(_outside("", model, layers, model))
+    chains[-1] = Chain(last.name, last.blocks, {**outside, **last.dense})
+    return chains
 
 
-def _expert_counts(model: nn.Module) -> frozenset[int]:
-    config = getattr(model, "config", None)
-    values = config.to_dict() if config is not None else {}
-    return frozenset(
-        v for k, v in values.items() if "expert" in k and isinstance(v, int) and v > 1
-    )
-
-
-def _lists(model: nn.Module) -> Iterator[tuple[str, nn.ModuleList]]:
-    taken: list[str] = []
-    for name, module in model.named_modules():
-        if any(name.startswith(f"{t}.") for t in taken):
+def _outside(
+    name: str, module: nn.Module, layers: set[int], model: nn.Module
+) -> Iterator[tuple[str, str]]:
+    """Largest parts of the model that hold no block, and why each stays dense."""
+    for parameter, _ in module.named_parameters(recurse=False):
+        yield f"{name}.{parameter}" if name else parameter, "outside the blocks"
+    for child, inner in module.named_children():
+        path = f"{name}.{child}" if name else child
+        if id(inner) in layers or next(inner.parameters(), None) is None:
             continue
-        if isinstance(module, nn.ModuleList) and not any(
-            isinstance(layer, nn.Linear) for layer in module
-        ):
-            taken.append(name)
-            yield name, module
+        if any(id(part) in layers for part in inner.modules()):
+            yield from _outside(path, inner, layers, model)
+        else:
+            yield path, _reason(inner, model)
+
+
+def _reason(module: nn.Module, model: nn.Module) -> str:
+    ask: Any = getattr(model, "get_output_embeddings", None)
+    output = ask() if ask is not None else None
+    if module is output or any(part is output for part in module.modules()):
+        return "output layer"
+    holders = [part for part in module.modules() if next(part.parameters(False), None) is not None]
+    if all(isinstance(part, nn.Embedding) for part in holders):
+        return "embedding"
+    if all(parameter.dim() < 2 for parameter in module.parameters()):
+        return "normalization"
+    if any(isinstance(part, nn.ModuleList) and len(part) > 0 for part in module.modules()):
+        return f"another model ({type(module).__name__}), which text alone does not pass"
+    return "outside the blocks"

@@ -5,41 +5,34 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
-import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from atp_core.records import PrunableWeight
 
-__all__ = ["Found", "Scan", "StoredWeight"]
+from ._locate_layouts import Layout, StoredWeight, bare_layout, expert_orientations
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+__all__ = ["Found", "Scan"]
 
-# Last part of a module's name, or its class, where it picks experts or chooses between paths.
-_ROUTER_NAME = re.compile(r"^(router|gate|wg|classifier|gating|router_gate|gate_network)$")
-_ROUTER_CLASS = re.compile(r"(Router|TopKGate|TopkRouter|TopKGating|MoEGate|GateNetwork)")
-_EXPERTS_CLASS = re.compile(r"Expert")
-# What a fused expert tensor maps from or to the residual stream, by name.
-_FROM_HIDDEN = re.compile(r"(gate|up|w1|w3|v1|wi|fc1|input|in_proj)")
-_TO_HIDDEN = re.compile(r"(down|w2|wo|fc2|output|out_proj)")
+_Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
-
-@dataclass(eq=False)
-class StoredWeight(PrunableWeight):
-    """A weight whose parameter is stored with another number of dimensions than it is used with.
-
-    Attributes:
-        stored: the parameter is viewed with this shape before `index` and `transposed` apply,
-            e.g. (experts, ffn, hidden) where it is stored (experts · ffn, hidden).
-    """
-
-    stored: tuple[int, ...] = ()
-
-    @property
-    def tensor(self) -> torch.Tensor:
-        """The whole parameter, detached, shape `stored`."""
-        return super().tensor.view(self.stored)
+# Modules none of whose weights are pruned, by class name, with the reason.
+_DENSE_CLASSES: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"Norm"), "normalization"),
+    (re.compile(r"Embedding|PositionBias|RelativeLogits|RelPos"), "embedding"),
+    (re.compile(r"Router|TopK|Top\d|Gating|MoE\w*Gate$"), "router: it picks experts"),
+    (re.compile(r"Indexer"), "indexer: it picks the tokens to attend to"),
+    (
+        re.compile(r"HyperConnection|AltUp|GatedResidual|AttentionResidual|MessageAttention"),
+        "mixes a few residual streams: small, and every weight of the block passes through it",
+    ),
+    (re.compile(r"ShortConv"), "short convolution"),
+)
+_ROUTER_NAME = re.compile(r"^(router|gate|wg|classifier|gating|router_gate)$")
+# Linear layers that give each head one number: a decay, a step size, a gate.
+_HEAD_GATE_NAME = re.compile(r"(^|_)(a|b|ba|g|dt|beta|alpha|decay|gate|sink|weights)(_|$)")
 
 
 @dataclass
@@ -59,12 +52,11 @@ class Scan:
     """Collects the weights of one block after another; a shared weight belongs to the first.
 
     Args:
-        model: the whole model; what its embeddings hold is never prunable.
-        expert_counts: numbers of experts a layer may have, from the config.
+        model: the whole model. What its embeddings hold is never prunable, so an output layer or
+            projection tied to them is not either.
     """
 
-    def __init__(self, model: nn.Module, expert_counts: frozenset[int]) -> None:
-        self._expert_counts = expert_counts
+    def __init__(self, model: nn.Module) -> None:
         self._seen: set[int] = set()
         self._embedded = {
             id(parameter)
@@ -72,80 +64,172 @@ class Scan:
             if isinstance(module, nn.Embedding)
             for parameter in module.parameters(recurse=False)
         }
+        sizes = list(_sizes(getattr(model, "config", None)))
+        self._experts = {size for name, size in sizes if "expert" in name and size > 1}
+        heads = {size for name, size in sizes if "head" in name and "dim" not in name}
+        self._heads = heads | {2 * size for size in heads}
+        self._orientations = expert_orientations(model, _hidden_size(model))
 
     def block(self, name: str, block: nn.Module) -> Found:
-        """Prunable weights of `block`, whose qualified name is `name`, not seen before."""
+        """What `block`, whose qualified name is `name`, holds that earlier blocks do not."""
         found = Found()
-        for inner, module in block.named_modules():
-            path = f"{name}.{inner}" if inner else name
-            for parameter, value in module.named_parameters(recurse=False):
-                if value.dim() < 2 or id(value) in self._seen:
-                    continue
-                self._seen.add(id(value))
-                reason = self._why_dense(path, module, parameter, value)
-                if reason is None:
-                    weights = list(self._weights(path, module, parameter, value))
-                    if weights:
-                        found.weights.extend(weights)
-                        continue
-                    reason = "how it multiplies activations is not known"
-                found.dense[f"{path}.{parameter}"] = reason
+        self._walk(name, block, (), found)
         return found
 
-    def _why_dense(
-        self, path: str, module: nn.Module, parameter: str, value: nn.Parameter
-    ) -> str | None:
-        """Why a parameter stays dense, or None."""
+    def _walk(self, path: str, module: nn.Module, above: tuple[nn.Module, ...], to: Found) -> None:
+        owners = (*above, module)
+        reason = _why_dense_class(module) if above else None
+        if reason is not None:
+            if any(id(parameter) not in self._seen for parameter in module.parameters()):
+                to.dense[path] = reason
+            self._seen.update(map(id, module.parameters()))
+            return
+        for parameter, value in module.named_parameters(recurse=False):
+            if id(value) in self._seen:
+                continue
+            self._seen.add(id(value))
+            name = f"{path}.{parameter}"
+            if value.dim() < 2:
+                if not parameter.endswith("bias"):
+                    to.dense[name] = "vector"
+                continue
+            why = self._why_dense(path, module, value)
+            if why is None:
+                weights = list(self._weights(name, owners, parameter, value))
+                to.weights.extend(weights)
+                if not weights:
+                    to.dense[name] = "not known to multiply activations as a matrix"
+            else:
+                to.dense[name] = why
+        for child, inner in module.named_children():
+            self._walk(f"{path}.{child}", inner, owners, to)
+
+    def _why_dense(self, path: str, module: nn.Module, value: nn.Parameter) -> str | None:
+        """Why a weight of a module that may hold prunable ones stays dense, or None."""
+        if id(value) in self._embedded:
+            return "tied to an embedding"
+        if isinstance(module, _Convolution) and module.groups > 1:
+            return "grouped convolution"
+        if not isinstance(module, nn.Linear | Conv1D):
+            return None
+        outputs = value.shape[1] if isinstance(module, Conv1D) else value.shape[0]
         last = path.rsplit(".", 1)[-1]
-        if isinstance(module, nn.Embedding) or id(value) in self._embedded:
-            return "embedding"
-        if "Norm" in type(module).__name__:
-            return "normalization"
-        if _ROUTER_CLASS.search(type(module).__name__):
+        if last.startswith("per_layer_"):
+            return "projection of per-layer embeddings"
+        if outputs == 1:
+            return "gate with a single output"
+        if outputs in self._experts and _ROUTER_NAME.match(last):
             return "router: it picks experts"
-        if isinstance(module, (nn.Linear, Conv1D)) or parameter == "weight":
-            outputs = value.shape[1] if isinstance(module, Conv1D) else value.shape[0]
-            if outputs == 1 and value.dim() == 2:
-                return "gate with a single output"
-            if outputs in self._expert_counts and (
-                _ROUTER_NAME.match(last) or "router" in path.split(".")
-            ):
-                return "router: it picks experts"
-        if isinstance(module, _CONVOLUTIONS) and module.groups > 1:
-            return "depthwise convolution"
+        if outputs in self._heads and _HEAD_GATE_NAME.search(last):
+            return "gate with one output a head"
         return None
 
     def _weights(
-        self, path: str, module: nn.Module, parameter: str, value: nn.Parameter
+        self, name: str, owners: tuple[nn.Module, ...], parameter: str, value: nn.Parameter
     ) -> Iterator[PrunableWeight]:
-        name = f"{path}.{parameter}"
-        # Experts in a ModuleList of their own are conditional as well as fused ones.
-        conditional = "experts" in path.split(".")
-        if isinstance(module, Conv1D):
+        """The matrices of a parameter of `owners[-1]`, whose outer modules are the others."""
+        module = owners[-1]
+        conditional = _is_conditional(name, owners)
+        layout = bare_layout(module, parameter, value)
+        if layout is not None:
+            yield from _stored(name, module, parameter, layout)
+        elif isinstance(module, Conv1D):
             yield PrunableWeight(name, module, parameter, transposed=True, conditional=conditional)
-        elif (isinstance(module, nn.Linear) and value.dim() == 2) or isinstance(
-            module, _CONVOLUTIONS
-        ):
+        elif isinstance(module, nn.MultiheadAttention) and parameter == "in_proj_weight":
+            yield from _row_groups(name, module, parameter, value, 3, conditional)
+        elif isinstance(module, nn.Linear) and value.dim() == 2:
+            # Block-diagonal: every group of rows multiplies another part of the input.
+            groups = getattr(module, "n_groups", 1)
+            groups = groups if isinstance(groups, int) else 1
+            yield from _row_groups(name, module, parameter, value, groups, conditional)
+        elif isinstance(module, _Convolution):
             yield PrunableWeight(name, module, parameter, conditional=conditional)
-        elif value.dim() == 3 and value.shape[0] in self._expert_counts:
-            transposed = self._expert_transposed(module, parameter, value)
-            if transposed is not None:
-                for expert in range(value.shape[0]):
-                    yield PrunableWeight(
-                        f"{name}[{expert}]",
-                        module,
-                        parameter,
-                        index=(expert,),
-                        transposed=transposed,
-                        conditional=True,
-                    )
+        elif value.dim() == 3 and _is_expert(module) and type(module) in self._orientations:
+            # Experts that do nothing may be counted in one tensor and left out of the other.
+            count = min(p.shape[0] for p in module.parameters(recurse=False) if p.dim() == 3)
+            for expert in range(count):
+                yield PrunableWeight(
+                    f"{name}[{expert}]",
+                    module,
+                    parameter,
+                    index=(expert,),
+                    transposed=self._orientations[type(module)],
+                    conditional=conditional,
+                )
 
-    def _expert_transposed(
-        self, module: nn.Module, parameter: str, value: nn.Parameter
-    ) -> bool | None:
-        """Whether a fused expert tensor is stored (experts, in, out); None if it cannot be told."""
-        # transformers states it on every class decorated with `use_experts_implementation`.
-        declared = getattr(module, "is_transposed", None)
-        if isinstance(declared, bool):
-            return declared
-        return None
+
+def _why_dense_class(module: nn.Module) -> str | None:
+    if isinstance(module, nn.Embedding):
+        return "embedding"
+    name = type(module).__name__
+    for pattern, reason in _DENSE_CLASSES:
+        # A mixture-of-experts layer may be named after its router and yet hold the experts.
+        if pattern.search(name) and not any(_is_expert(inner) for inner in module.modules()):
+            return reason
+    return None
+
+
+def _is_expert(module: nn.Module) -> bool:
+    return "Expert" in type(module).__name__ or hasattr(type(module), "_apply_gate")
+
+
+def _is_conditional(name: str, owners: tuple[nn.Module, ...]) -> bool:
+    """Whether a weight is an expert's, which a router may pass over."""
+    parts = name.split(".")
+    shared = any("shared" in part for part in parts) or "Shared" in type(owners[-1]).__name__
+    return not shared and ("experts" in parts or _is_expert(owners[-1]))
+
+
+def _stored(
+    name: str, module: nn.Module, parameter: str, layout: Layout
+) -> Iterator[PrunableWeight]:
+    """One weight, or one for each matrix of a stack."""
+    stack = range(layout.stored[0]) if len(layout.stored) == 3 else [None]
+    for i in stack:
+        yield StoredWeight(
+            name if i is None else f"{name}[{i}]",
+            module,
+            parameter,
+            index=() if i is None else (i,),
+            transposed=layout.transposed,
+            conditional=layout.conditional,
+            stored=layout.stored,
+        )
+
+
+def _row_groups(
+    name: str,
+    module: nn.Module,
+    parameter: str,
+    value: nn.Parameter,
+    groups: int,
+    conditional: bool,
+) -> Iterator[PrunableWeight]:
+    """One weight, or one for each of `groups` equal groups of rows."""
+    if groups == 1:
+        yield PrunableWeight(name, module, parameter, conditional=conditional)
+        return
+    size = value.shape[0] // groups
+    for start in range(0, size * groups, size):
+        rows = (start, start + size)
+        yield PrunableWeight(
+            f"{name}[{start}:{start + size}]", module, parameter, rows=rows, conditional=conditional
+        )
+
+
+def _sizes(config: Any) -> Iterator[tuple[str, int]]:
+    """Every integer of a config and its sub-configs, by name."""
+    values = config if isinstance(config, dict) else config.to_dict() if config is not None else {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _sizes(value)
+        elif isinstance(value, int) and not isinstance(value, bool):
+            yield str(name), value
+
+
+def _hidden_size(model: nn.Module) -> int:
+    """Width of the residual stream of the text model, or 0 where the config does not say."""
+    config: Any = getattr(model, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    size = getattr(text, "hidden_size", 0)
+    return size if isinstance(size, int) else 0
