@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import EntryPoint, distributions
 from types import ModuleType
 from typing import Any, Literal
@@ -240,9 +241,7 @@ class Plugins:
         return self._manager.subset_hook_caller(hook, others)
 
 
-def build_manager(
-    *, discover: bool = True, extra: Sequence[tuple[str, Any]] = ()
-) -> Plugins:
+def build_manager(*, discover: bool = True, extra: Sequence[tuple[str, Any]] = ()) -> Plugins:
     """Load core's plugin and every installed one. A new manager each time: nothing is global.
 
     Environment: ``ATP_DISABLE_PLUGINS`` names plugins (or distributions) to leave out, separated
@@ -263,7 +262,7 @@ def build_manager(
     core = _Candidate(_CORE, "atp-prune", _version("atp-prune"), lambda: _builtin)
     statuses.append(_register(manager, core))
     candidates = [
-        _Candidate(name, "given in code", "-", lambda plugin=plugin: plugin)
+        _Candidate(name, "given in code", "-", partial(_given, plugin))
         for name, plugin in extra
     ]
     if discover:
@@ -319,6 +318,10 @@ def _installed() -> Iterator[_Candidate]:
         for point in distribution.entry_points:
             if point.group == GROUP:
                 yield _Candidate(point.name, name, distribution.version, _loader(point))
+
+
+def _given(plugin: Any) -> Any:
+    return plugin
 
 
 def _loader(point: EntryPoint) -> Callable[[], Any]:

@@ -65,8 +65,9 @@ class Session:
         # Names are resolved before anything costly happens.
         self.recognition = self.plugins.recognize(source, plugin=recipe.plugin)
         self.device: torch.device | None = (
-            None if source.model is not None and recipe.device == "auto" else
-            resolve_device(recipe.device)
+            None
+            if source.model is not None and recipe.device == "auto"
+            else resolve_device(recipe.device)
         )
         self._loaded: LoadedModel | None = None
         self._chains: Sequence[Chain] | None = None
@@ -188,9 +189,7 @@ class Session:
         ]
         return min(limits, default=0.0)
 
-    def allocate(
-        self, allocator: Allocator, chains: Sequence[Chain], **options: Any
-    ) -> Schedule:
+    def allocate(self, allocator: Allocator, chains: Sequence[Chain], **options: Any) -> Schedule:
         """The schedule `allocator` makes for the recipe's sparsity."""
         return allocator.allocate(AllocationRequest(chains, self.targets(chains), options))
 

@@ -74,9 +74,7 @@ class Pruning:
     @property
     def takes_beta(self) -> bool:
         """Whether the allocation has a β to choose."""
-        return self._recipe.schedule is None and bool(
-            getattr(self._allocator, "takes_beta", False)
-        )
+        return self._recipe.schedule is None and bool(getattr(self._allocator, "takes_beta", False))
 
     def schedule(self, beta: float | None = None) -> Schedule:
         """The schedule of the recipe, with `beta` where the allocation takes one."""
@@ -204,9 +202,7 @@ class Pruning:
             schedule=schedule.digest,
             peak_memory_bytes=peak_memory_bytes(),
         )
-        self._journal.put(
-            key, {"trial": trial.to_dict(), "direction": vars(self._direction)}
-        )
+        self._journal.put(key, {"trial": trial.to_dict(), "direction": vars(self._direction)})
         self._session.progress.note(f"{stage}: {what}: {metric.name} {metric.value:.4g}")
         return trial
 

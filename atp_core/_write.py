@@ -55,6 +55,7 @@ def write_output(
             base_model=loaded.base_model,
             library_name=loaded.card.get("library_name"),
             license_name=loaded.card.get("license"),
+            plugin_distribution=session.plugins.distribution(session.plugin),
             figures=[figure.name for figure in figures if figure.suffix == ".png"],
             extra={
                 key: value
@@ -143,8 +144,9 @@ def _figures(session: Session, result: SearchResult, work: Path) -> Sequence[Pat
 def _bytes(session: Session) -> int:
     """Estimate of what will be written: the weights, and a little beside them."""
     model = session.loaded.model
-    tensors = {t.untyped_storage().data_ptr(): t.numel() * t.element_size()
-               for t in model.parameters()}
+    tensors = {
+        t.untyped_storage().data_ptr(): t.numel() * t.element_size() for t in model.parameters()
+    }
     return sum(tensors.values()) + 50_000_000
 
 

@@ -100,8 +100,9 @@ def evaluate(
     """
     started = time.perf_counter()
     source = _source(model_or_source, processor)
-    session = Session(_recipe(source, {"sparsity": 0.0, **settings}, None), source,
-                      progress=progress)
+    session = Session(
+        _recipe(source, {"sparsity": 0.0, **settings}, None), source, progress=progress
+    )
     found = session.evaluate("report", metrics)
     return EvaluateResult(
         source=source.text,

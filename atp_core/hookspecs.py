@@ -125,7 +125,7 @@ def atp_methods() -> Sequence[Offer]:
 
 @hookspec
 def atp_allocators() -> Sequence[Offer]:
-    """Offer allocations of the sparsity over blocks: factories of `atp_core.allocation.Allocator`."""
+    """Offer allocations of sparsity over blocks: factories of `atp_core.allocation.Allocator`."""
 
 
 @hookspec

@@ -13,7 +13,17 @@ from .engine.pruning import PruneReport
 from .records import Chain, Metric, Schedule
 from .search import Trial
 
-__all__ = ["EvaluateResult", "InspectResult", "PlanResult", "PruneResult", "SearchResult"]
+__all__ = [
+    "EvaluateResult",
+    "InspectResult",
+    "Metrics",
+    "PlanResult",
+    "PruneResult",
+    "SearchResult",
+    "metrics_from_dict",
+    "metrics_to_dict",
+    "peak_memory_bytes",
+]
 
 Metrics = Mapping[str, Metric]
 

@@ -18,7 +18,15 @@ from atp_core.engine.snapshot import Snapshot
 from atp_core.engine.taps import WeightTap
 from atp_core.errors import DataError, ModelError, NumericalError
 from atp_core.methods import Pruned
-from atp_core.records import Block, Calibration, Chain, LoadedModel, PrunableWeight, Schedule, Source
+from atp_core.records import (
+    Block,
+    Calibration,
+    Chain,
+    LoadedModel,
+    PrunableWeight,
+    Schedule,
+    Source,
+)
 
 
 class Inputs:
@@ -181,9 +189,7 @@ def test_pruning_propagates_block_by_block(model: TinyModel) -> None:
             for weight in block.weights:
                 verdict = method.prune(weight.matrix().float(), 0.5, taken[weight.name])
                 weight.matrix().masked_fill_(~verdict.mask, 0)
-    for (name, mine), theirs in zip(
-        model.named_parameters(), reference.parameters(), strict=True
-    ):
+    for (name, mine), theirs in zip(model.named_parameters(), reference.parameters(), strict=True):
         assert torch.equal(mine, theirs), name
     assert report.achieved == pytest.approx(0.5, abs=1e-4)
 
@@ -360,8 +366,10 @@ class TestClearErrors:
         model = Fickle()
         chain = Chain(
             "main",
-            [Block(f"b{i}", b, [PrunableWeight(f"b{i}.weight", b)])
-             for i, b in enumerate(model.blocks)],
+            [
+                Block(f"b{i}", b, [PrunableWeight(f"b{i}.weight", b)])
+                for i, b in enumerate(model.blocks)
+            ],
         )
         batches = [torch.ones(1, 4), -torch.ones(1, 4)]
         with (
@@ -409,9 +417,7 @@ def test_a_block_called_twice_is_pruned_once_and_reported() -> None:
             Block("last", model.last, [PrunableWeight("last.weight", model.last)]),
         ],
     )
-    calibration = Calibration(
-        [torch.randn(3, 4)], model, 1, "", "", "", frozenset(), [1]
-    )
+    calibration = Calibration([torch.randn(3, 4)], model, 1, "", "", "", frozenset(), [1])
     report = prune_model(
         LoadedModel(model, Source("loop")),
         [chain],
@@ -467,9 +473,7 @@ def test_placement_moves_only_the_block_at_hand(monkeypatch: pytest.MonkeyPatch)
         calibration_of(model),
         PruneOptions(torch.device("meta")),
     )
-    assert moves == [
-        (f"blocks.{i}", device) for i in range(3) for device in ("meta", "cpu")
-    ]
+    assert moves == [(f"blocks.{i}", device) for i in range(3) for device in ("meta", "cpu")]
     run(reference, chains_of(reference), 0.5)
     for mine, theirs in zip(model.parameters(), reference.parameters(), strict=True):
         assert torch.equal(mine, theirs)

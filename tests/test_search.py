@@ -98,11 +98,12 @@ def test_grid_refuses_a_step_that_is_none(step: float) -> None:
         Grid(0.01, step)
 
 
-class TestJournal:
-    IDENTITY = {"source": "model", "sparsity": 0.5}
+IDENTITY = {"source": "model", "sparsity": 0.5}
 
+
+class TestJournal:
     def journal(self, path: Path, **options: bool) -> Journal:
-        return Journal(path, self.IDENTITY, **options)
+        return Journal(path, IDENTITY, **options)
 
     def test_results_survive(self, tmp_path: Path) -> None:
         path = tmp_path / "work" / "journal.jsonl"

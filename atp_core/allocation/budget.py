@@ -31,9 +31,7 @@ def unweighted_mean(rates: Sequence[float]) -> float:
     return sum(rates) / len(rates)
 
 
-def solve_intercept(
-    sizes: Sequence[int], offsets: Sequence[float], sparsity: float
-) -> list[float]:
+def solve_intercept(sizes: Sequence[int], offsets: Sequence[float], sparsity: float) -> list[float]:
     """Rates s_i = clamp(b + offsets_i, 0, 1) with Σ n_i·s_i = S·Σ n_i.
 
     The left side never falls as b rises and is linear between the points where a rate meets 0 or

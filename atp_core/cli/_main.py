@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import rich_click as click
+from click.exceptions import Exit
 
 from .. import __version__
 from ..errors import AtpError, PluginError, UnknownNameError
@@ -112,7 +113,7 @@ def main(args: Sequence[str] | None = None) -> int:
             None if args is None else list(args), prog_name="atp", standalone_mode=False
         )
         return code if isinstance(code, int) else 0
-    except click.exceptions.Exit as exit_:
+    except Exit as exit_:
         return exit_.exit_code
     except click.ClickException as error:
         error.show()

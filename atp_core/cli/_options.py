@@ -18,7 +18,7 @@ __all__ = ["data_options", "load_options", "output_options", "recipe_from", "sch
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class SparsityParam(click.ParamType):
+class SparsityParam(click.ParamType[Any]):
     """A rate, or ``chain=rate,chain=rate``."""
 
     name = "rate"
@@ -36,8 +36,8 @@ class SparsityParam(click.ParamType):
             self.fail(f"{value!r} is neither a rate such as 0.7 nor chain=rate,…", param, ctx)
 
 
-class BetaParam(click.ParamType):
-    """"search", "auto" or a number."""
+class BetaParam(click.ParamType[Any]):
+    """ "search", "auto" or a number."""
 
     name = "search|auto|float"
 
@@ -62,81 +62,164 @@ def _apply(options: list[Any]) -> Callable[[F], F]:
 
 schedule_options = _apply(
     [
-        click.option("-s", "--sparsity", type=SparsityParam(), help="Target sparsity S in [0, 1): "
-                     "share of the prunable weights to cut; or chain=rate,chain=rate."),
-        click.option("--method", metavar="NAME", help="Pruning method: wanda (default), "
-                     "sparsegpt, magnitude, or a plugin's."),
-        click.option("--allocation", metavar="NAME", help="How S is spread over blocks: atp "
-                     "(default), uniform, or a plugin's."),
-        click.option("--beta", type=BetaParam(), help="Common difference of the progression: "
-                     "search (default), auto (from measured error growth), or a number."),
-        click.option("--beta-step", type=float, metavar="STEP", help="Search the whole grid of "
-                     "this step instead (the paper's is 0.002)."),
-        click.option("--schedule", type=click.Path(path_type=Path), metavar="FILE",
-                     help="Use the rates of this schedule.json; nothing is searched."),
+        click.option(
+            "-s",
+            "--sparsity",
+            type=SparsityParam(),
+            help="Target sparsity S in [0, 1): "
+            "share of the prunable weights to cut; or chain=rate,chain=rate.",
+        ),
+        click.option(
+            "--method",
+            metavar="NAME",
+            help="Pruning method: wanda (default), sparsegpt, magnitude, or a plugin's.",
+        ),
+        click.option(
+            "--allocation",
+            metavar="NAME",
+            help="How S is spread over blocks: atp (default), uniform, or a plugin's.",
+        ),
+        click.option(
+            "--beta",
+            type=BetaParam(),
+            help="Common difference of the progression: "
+            "search (default), auto (from measured error growth), or a number.",
+        ),
+        click.option(
+            "--beta-step",
+            type=float,
+            metavar="STEP",
+            help="Search the whole grid of this step instead (the paper's is 0.002).",
+        ),
+        click.option(
+            "--schedule",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Use the rates of this schedule.json; nothing is searched.",
+        ),
         click.option("--chains", metavar="A,B", help="Prune these chains only."),
-        click.option("--objective", metavar="NAME", help="What the search optimizes; default is "
-                     "the first metric of the plugin."),
-        click.option("--trial-samples", type=click.IntRange(min=1), metavar="N",
-                     help="Calibration samples of a search trial; default is a quarter of "
-                     "--samples. The winner is always judged on all."),
-        click.option("--baseline/--no-baseline", default=None, help="Measure uniform sparsity "
-                     "beside the result (default)."),
+        click.option(
+            "--objective",
+            metavar="NAME",
+            help="What the search optimizes; default is the first metric of the plugin.",
+        ),
+        click.option(
+            "--trial-samples",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Calibration samples of a search trial; default is a quarter of "
+            "--samples. The winner is always judged on all.",
+        ),
+        click.option(
+            "--baseline/--no-baseline",
+            default=None,
+            help="Measure uniform sparsity beside the result (default).",
+        ),
     ]
 )
 
 data_options = _apply(
     [
-        click.option("--calibration", metavar="FILE|DIR|hf:NAME", help="Calibration data; part of "
-                     "it is held out to judge β on."),
-        click.option("--report-data", metavar="FILE|DIR|hf:NAME", help="Data the results are "
-                     "reported on; never used to choose anything."),
-        click.option("--samples", type=click.IntRange(min=1), metavar="N",
-                     help="Number of calibration samples."),
-        click.option("--search-samples", type=click.IntRange(min=1), metavar="N",
-                     help="Number of held-out samples β is judged on."),
-        click.option("--report-samples", type=click.IntRange(min=1), metavar="N",
-                     help="At most this many samples of the report data."),
-        click.option("--seqlen", type=click.IntRange(min=2), metavar="N",
-                     help="Tokens a sample, for models of text."),
-        click.option("--batch-size", type=click.IntRange(min=1), metavar="N",
-                     help="Samples that go through the model at once (default 1)."),
-        click.option("--seed", type=int, metavar="N", help="Seed of every random choice "
-                     "(default 0)."),
+        click.option(
+            "--calibration",
+            metavar="FILE|DIR|hf:NAME",
+            help="Calibration data; part of it is held out to judge β on.",
+        ),
+        click.option(
+            "--report-data",
+            metavar="FILE|DIR|hf:NAME",
+            help="Data the results are reported on; never used to choose anything.",
+        ),
+        click.option(
+            "--samples",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Number of calibration samples.",
+        ),
+        click.option(
+            "--search-samples",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Number of held-out samples β is judged on.",
+        ),
+        click.option(
+            "--report-samples",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="At most this many samples of the report data.",
+        ),
+        click.option(
+            "--seqlen",
+            type=click.IntRange(min=2),
+            metavar="N",
+            help="Tokens a sample, for models of text.",
+        ),
+        click.option(
+            "--batch-size",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Samples that go through the model at once (default 1).",
+        ),
+        click.option(
+            "--seed", type=int, metavar="N", help="Seed of every random choice (default 0)."
+        ),
     ]
 )
 
 load_options = _apply(
     [
-        click.option("--device", metavar="NAME", help="Where blocks run: auto (default), cpu, "
-                     "cuda, cuda:1, mps. Only the block at hand is there."),
-        click.option("--dtype", metavar="NAME", help="Load weights as float32, bfloat16, float16; "
-                     "default is the source's own."),
+        click.option(
+            "--device",
+            metavar="NAME",
+            help="Where blocks run: auto (default), cpu, "
+            "cuda, cuda:1, mps. Only the block at hand is there.",
+        ),
+        click.option(
+            "--dtype",
+            metavar="NAME",
+            help="Load weights as float32, bfloat16, float16; default is the source's own.",
+        ),
         click.option("--plugin", metavar="NAME", help="Let this plugin handle the source."),
         click.option("--revision", metavar="REV", help="Revision of a hub repository."),
-        click.option("--trust-remote-code", is_flag=True, default=None,
-                     help="Run code that ships with the checkpoint."),
+        click.option(
+            "--trust-remote-code",
+            is_flag=True,
+            default=None,
+            help="Run code that ships with the checkpoint.",
+        ),
     ]
 )
 
 output_options = _apply(
     [
-        click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR",
-                     help="Directory to write."),
-        click.option("--recipe", "recipe_file", type=click.Path(path_type=Path), metavar="FILE",
-                     help="Take settings from this YAML file; options override it."),
-        click.option("--resume", is_flag=True, help="Continue the interrupted run that was "
-                     "writing -o."),
-        click.option("--overwrite", is_flag=True, help="Replace an earlier output in -o, and "
-                     "start over where a run was interrupted."),
+        click.option(
+            "-o",
+            "--output",
+            type=click.Path(path_type=Path),
+            metavar="DIR",
+            help="Directory to write.",
+        ),
+        click.option(
+            "--recipe",
+            "recipe_file",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Take settings from this YAML file; options override it.",
+        ),
+        click.option(
+            "--resume", is_flag=True, help="Continue the interrupted run that was writing -o."
+        ),
+        click.option(
+            "--overwrite",
+            is_flag=True,
+            help="Replace an earlier output in -o, and start over where a run was interrupted.",
+        ),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
     ]
 )
 
 
-def recipe_from(
-    source: str | None, recipe_file: Path | None, options: Mapping[str, Any]
-) -> Recipe:
+def recipe_from(source: str | None, recipe_file: Path | None, options: Mapping[str, Any]) -> Recipe:
     """The recipe that a file and the options given on top of it add up to.
 
     Raises:

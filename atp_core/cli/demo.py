@@ -21,8 +21,14 @@ _SETTINGS = {
 
 
 @click.command("demo", short_help="Prune SmolLM2-135M with ATP and compare with uniform.")
-@click.option("-o", "--output", default="demo-output", show_default=True, metavar="DIR",
-              help="Directory to write; an earlier demo's is replaced.")
+@click.option(
+    "-o",
+    "--output",
+    default="demo-output",
+    show_default=True,
+    metavar="DIR",
+    help="Directory to write; an earlier demo's is replaced.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def command(output: str, as_json: bool) -> None:
     """Prune SmolLM2-135M-Instruct to 60 % with Wanda and ATP; no network is needed.

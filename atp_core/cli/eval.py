@@ -15,15 +15,28 @@ __all__ = ["command"]
 @click.command("eval", short_help="Measure a model.")
 @click.argument("source")
 @click.option("--report-data", metavar="FILE|DIR|hf:NAME", help="Data to measure on.")
-@click.option("--report-samples", type=click.IntRange(min=1), metavar="N",
-              help="At most this many samples of it.")
+@click.option(
+    "--report-samples",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="At most this many samples of it.",
+)
 @click.option("--seqlen", type=click.IntRange(min=2), metavar="N", help="Tokens a sample.")
-@click.option("--batch-size", type=click.IntRange(min=1), metavar="N",
-              help="Samples that go through the model at once (default 1).")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Samples that go through the model at once (default 1).",
+)
 @click.option("--metrics", metavar="A,B", help="Measure these only.")
 @load_options
-@click.option("--fail-if", "gates", multiple=True, metavar="'METRIC>VALUE'",
-              help="End with exit code 5 if a metric is past this value.")
+@click.option(
+    "--fail-if",
+    "gates",
+    multiple=True,
+    metavar="'METRIC>VALUE'",
+    help="End with exit code 5 if a metric is past this value.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def command(
     source: str, metrics: str | None, gates: tuple[str, ...], as_json: bool, **options: Any

@@ -14,8 +14,11 @@ __all__ = ["command"]
 
 @click.command("inspect", short_help="Show chains, blocks and zeros.")
 @click.argument("source")
-@click.option("--weights/--no-weights", default=True,
-              help="Read the weights and count zeros (default), or build the architecture only.")
+@click.option(
+    "--weights/--no-weights",
+    default=True,
+    help="Read the weights and count zeros (default), or build the architecture only.",
+)
 @click.option("--all", "every", is_flag=True, help="List every prunable weight.")
 @load_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")

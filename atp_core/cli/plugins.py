@@ -16,7 +16,7 @@ def command() -> None:
 
 @command.command("list", short_help="List plugins.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list on stdout.")
-def list_(as_json: bool) -> None:
+def _list(as_json: bool) -> None:
     """List every plugin with its distribution, version, state and hooks.
 
     ATP_DISABLE_PLUGINS=name,name leaves plugins out; ATP_STRICT_PLUGINS=1 makes a broken one an

@@ -19,10 +19,18 @@ __all__ = ["command"]
 @data_options
 @load_options
 @output_options
-@click.option("--dry-run", is_flag=True, help="Show chains, schedule, trials, memory and time; "
-              "load no weights, write nothing.")
-@click.option("--fail-if", "gates", multiple=True, metavar="'METRIC>VALUE'",
-              help="End with exit code 5 if a metric of the pruned model is past this value.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Show chains, schedule, trials, memory and time; load no weights, write nothing.",
+)
+@click.option(
+    "--fail-if",
+    "gates",
+    multiple=True,
+    metavar="'METRIC>VALUE'",
+    help="End with exit code 5 if a metric of the pruned model is past this value.",
+)
 def command(
     source: str | None,
     recipe_file: Path | None,

@@ -14,6 +14,7 @@ import statistics as stats
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -102,8 +103,12 @@ def measure_beta(
     Raises:
         NumericalError: errors are zero or not finite, so that nothing can be fitted.
     """
-    home = {weight.tensor.device for chain in chains for block in chain.blocks
-            for weight in block.weights}
+    home = {
+        weight.tensor.device
+        for chain in chains
+        for block in chain.blocks
+        for weight in block.weights
+    }
     placement = Placement(device if len(home) == 1 else None, next(iter(home)))
     found: list[BlockErrors] = []
     pristine: list[Snapshot] = []
@@ -174,8 +179,7 @@ def _outputs(block: Block, calls: Sequence[Call], placement: Placement) -> list[
 def _distance(outputs: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> float:
     """Squared Frobenius norm of the difference, in float64."""
     return sum(
-        float((y.double() - z.double()).pow(2).sum())
-        for y, z in zip(outputs, wanted, strict=True)
+        float((y.double() - z.double()).pow(2).sum()) for y, z in zip(outputs, wanted, strict=True)
     )
 
 
@@ -194,7 +198,7 @@ def _fit(
         delta = min(_DELTA, s / 2, (1 - s) / 2)
         ratios = [
             (after.total - after.fresh) / before.total
-            for before, after in zip(errors, errors[1:], strict=False)
+            for before, after in pairwise(errors)
             if before.total > 0
         ]
         logs = [math.log(ratio) for ratio in ratios if ratio > 0 and math.isfinite(ratio)]
@@ -205,7 +209,7 @@ def _fit(
         ]
         steps = [
             math.log(after.fresh / before.fresh)
-            for before, after in zip(errors, errors[1:], strict=False)
+            for before, after in pairwise(errors)
             if before.fresh > 0 and after.fresh > 0
         ]
         if not logs or not slopes or not steps or stats.median(slopes) <= 0:

@@ -129,7 +129,7 @@ class Lockstep:
         for stops_left in reversed(range(len(self._modules))):
             chain, block = self._agree([module for module, _ in arrivals], reached)
             stop = Stop(chain, block, [call for _, call in arrivals])
-            del arrivals
+            arrivals.clear()
             with self.placement.on_device(block.module):
                 yield stop
                 # Held any longer, a batch's inputs would lie in memory beside its outputs.

@@ -57,7 +57,7 @@ class WeightTap(TorchDispatchMode):
     """
 
     def __init__(self, weights: Sequence[PrunableWeight], observer: Observer) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._observer = observer
         self._views: dict[int, list[_View]] = {}
         for weight in weights:

@@ -51,7 +51,7 @@ class SparseGPT:
         if rate == 1.0:
             return Pruned(torch.zeros_like(weight, dtype=torch.bool))
         if statistics is None or not statistics.tokens:
-            counts = row_counts(*weight.shape, rate)
+            counts = row_counts(weight.shape[0], weight.shape[1], rate)
             return Pruned(keep_highest_per_row(weight.abs(), counts), notes=[UNSEEN])
         assert isinstance(statistics, Gram)
         factor, notes = self._factor(statistics)

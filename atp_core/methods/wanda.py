@@ -30,7 +30,7 @@ class Wanda:
 
     def prune(self, weight: torch.Tensor, rate: float, statistics: Statistics | None) -> Pruned:
         """Keep the highest scores of each row of `weight`, shape (out_features, in_features)."""
-        counts = row_counts(*weight.shape, rate)
+        counts = row_counts(weight.shape[0], weight.shape[1], rate)
         scores = weight.abs()
         if statistics is None or not statistics.tokens:
             return Pruned(keep_highest_per_row(scores, counts), notes=[UNSEEN])

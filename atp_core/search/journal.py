@@ -89,9 +89,7 @@ class Journal:
             )
         known = entries[0]["identity"]
         differing = sorted(
-            key
-            for key in known.keys() | identity.keys()
-            if known.get(key) != identity.get(key)
+            key for key in known.keys() | identity.keys() if known.get(key) != identity.get(key)
         )
         if differing:
             told = ", ".join(
