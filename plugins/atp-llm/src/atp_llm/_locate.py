@@ -31,10 +31,11 @@ def locate(model: nn.Module) -> list[Chain]:
     Raises:
         ModelError: there is no list of layers with prunable weights.
     """
-    scan = Scan(model)
+    parts = roots(model)
+    scan = Scan(model, alone="encoder" not in parts)
     chains: list[Chain] = []
     layers: set[int] = set()
-    for name, root in roots(model).items():
+    for name, root in parts.items():
         blocks: list[Block] = []
         dense: dict[str, str] = {}
         for layer_name, layer in layers_of(model, root):
@@ -83,10 +84,12 @@ def _reason(module: nn.Module, model: nn.Module) -> str:
     if module is output or any(part is output for part in module.modules()):
         return "output layer"
     holders = [part for part in module.modules() if next(part.parameters(False), None) is not None]
-    if all(isinstance(part, nn.Embedding) for part in holders):
+    if "Embedding" in type(module).__name__ or all(isinstance(p, nn.Embedding) for p in holders):
         return "embedding"
     if all(parameter.dim() < 2 for parameter in module.parameters()):
         return "normalization"
-    if any(isinstance(part, nn.ModuleList) and len(part) > 0 for part in module.modules()):
+    if any(part.children() for part in module.children() if isinstance(part, nn.Module)) and any(
+        isinstance(part, nn.ModuleList) for part in module.modules()
+    ):
         return f"another model ({type(module).__name__}), which text alone does not pass"
     return "outside the blocks"

@@ -20,7 +20,7 @@ _Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 # Modules none of whose weights are pruned, by class name, with the reason.
 _DENSE_CLASSES: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"Norm"), "normalization"),
+    (re.compile(r"Norm(Gated)?$"), "normalization"),
     (re.compile(r"Embedding|PositionBias|RelativeLogits|RelPos"), "embedding"),
     (re.compile(r"Router|TopK|Top\d|Gating|MoE\w*Gate$"), "router: it picks experts"),
     (re.compile(r"Indexer"), "indexer: it picks the tokens to attend to"),
@@ -31,8 +31,10 @@ _DENSE_CLASSES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"ShortConv"), "short convolution"),
 )
 _ROUTER_NAME = re.compile(r"^(router|gate|wg|classifier|gating|router_gate)$")
+_CROSS_NAMES = frozenset({"encoder_attn", "cross_attn", "crossattention", "EncDecAttention"})
+_CROSS = "cross-attention: text alone does not pass it"
 # Linear layers that give each head one number: a decay, a step size, a gate.
-_HEAD_GATE_NAME = re.compile(r"(^|_)(a|b|ba|g|dt|beta|alpha|decay|gate|sink|weights)(_|$)")
+_HEAD_GATE_NAME = re.compile(r"^(in_proj_(a|b|ba)|(a|b|g|dt|beta|alpha|decay|sink)_proj)$")
 
 
 @dataclass
@@ -54,9 +56,10 @@ class Scan:
     Args:
         model: the whole model. What its embeddings hold is never prunable, so an output layer or
             projection tied to them is not either.
+        alone: the decoder runs without an encoder, so that its cross-attention does not run.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, alone: bool) -> None:
         self._seen: set[int] = set()
         self._embedded = {
             id(parameter)
@@ -68,17 +71,24 @@ class Scan:
         self._experts = {size for name, size in sizes if "expert" in name and size > 1}
         heads = {size for name, size in sizes if "head" in name and "dim" not in name}
         self._heads = heads | {2 * size for size in heads}
+        self._alone = alone
         self._orientations = expert_orientations(model, _hidden_size(model))
 
     def block(self, name: str, block: nn.Module) -> Found:
         """What `block`, whose qualified name is `name`, holds that earlier blocks do not."""
         found = Found()
-        self._walk(name, block, (), found)
+        if self._alone and _is_cross_layer(block):
+            found.dense[name] = _CROSS
+            self._seen.update(map(id, block.parameters()))
+        else:
+            self._walk(name, block, (), found)
         return found
 
     def _walk(self, path: str, module: nn.Module, above: tuple[nn.Module, ...], to: Found) -> None:
         owners = (*above, module)
         reason = _why_dense_class(module) if above else None
+        if self._alone and above and path.rsplit(".", 1)[-1] in _CROSS_NAMES:
+            reason = _CROSS
         if reason is not None:
             if any(id(parameter) not in self._seen for parameter in module.parameters()):
                 to.dense[path] = reason
@@ -98,7 +108,7 @@ class Scan:
                 weights = list(self._weights(name, owners, parameter, value))
                 to.weights.extend(weights)
                 if not weights:
-                    to.dense[name] = "not known to multiply activations as a matrix"
+                    to.dense[name] = "multiplies no activations as a matrix"
             else:
                 to.dense[name] = why
         for child, inner in module.named_children():
@@ -116,11 +126,13 @@ class Scan:
         last = path.rsplit(".", 1)[-1]
         if last.startswith("per_layer_"):
             return "projection of per-layer embeddings"
+        if last.endswith("_global"):
+            return "runs only on tokens that are given global attention"
         if outputs == 1:
             return "gate with a single output"
         if outputs in self._experts and _ROUTER_NAME.match(last):
             return "router: it picks experts"
-        if outputs in self._heads and _HEAD_GATE_NAME.search(last):
+        if outputs in self._heads and _HEAD_GATE_NAME.match(last):
             return "gate with one output a head"
         return None
 
@@ -167,6 +179,12 @@ def _why_dense_class(module: nn.Module) -> str | None:
         if pattern.search(name) and not any(_is_expert(inner) for inner in module.modules()):
             return reason
     return None
+
+
+def _is_cross_layer(block: nn.Module) -> bool:
+    """Whether a layer attends to another modality only, and is skipped where there is none."""
+    children = {name for name, _ in block.named_children()}
+    return bool(children & _CROSS_NAMES) and "self_attn" not in children
 
 
 def _is_expert(module: nn.Module) -> bool:
