@@ -102,10 +102,11 @@ def main() -> None:
                     who = "pruned" if beta else "uniform"
                     metrics = pruning.report_metrics(who, pruning.schedule(beta))
                     cell[who] = metrics_to_dict(metrics)
+                    keep()
 
                 result = pruning.search(confirmed)
                 cell.update(
-                    command=recipe.command(portable=True),
+                    command=recipe.portable().command(),
                     beta=result.beta,
                     beta_limit=result.beta_limit,
                     trials=[trial.to_dict() for trial in result.trials],

@@ -149,13 +149,17 @@ def prune_block(
     Raises:
         NumericalError: a factorization fails, or the method returns values that are not finite.
     """
-    zeros = 0
+    zeros = seen = 0
     notes: list[str] = []
     for weight in block.weights:
         if rate == 0.0:
             continue
+        # Whole numbers are cut, and what one weight's number leaves over goes to the next: each
+        # stays within one of its rate, and the block within half of one.
+        seen += weight.numel
+        due = min(max(round(rate * seen) - zeros, 0), weight.numel)
         own = statistics.of(weight) if statistics is not None else None
-        count, said = _prune_weight(block, weight, rate, method, own)
+        count, said = _prune_weight(block, weight, due / weight.numel, method, own)
         zeros += count
         notes += said
     return BlockReport(chain.name, block.name, rate, zeros, block.parameters, tuple(notes))
