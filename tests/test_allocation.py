@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def test_budget_is_met_and_rates_rise(counts: list[int], sparsity: float, part: 
     found = allocate(counts, sparsity, beta)
     assert weighted_mean(counts, found) == pytest.approx(sparsity, abs=1e-9)
     assert all(0.0 <= rate <= 1.0 for rate in found)
-    assert all(a <= b + 1e-12 for a, b in zip(found, found[1:], strict=False))
+    assert all(a <= b + 1e-12 for a, b in pairwise(found))
 
 
 @given(st.integers(2, 80), st.integers(1, 10**9), rates, fractions)
@@ -85,7 +86,7 @@ def test_unequal_blocks_meet_the_weighted_mean_not_the_papers() -> None:
     found = allocate(counts, 0.5, 0.1)
     assert weighted_mean(counts, found) == pytest.approx(0.5, abs=1e-12)
     assert unweighted_mean(found) < 0.5 - 0.05
-    steps = [b - a for a, b in zip(found, found[1:], strict=False)]
+    steps = [b - a for a, b in pairwise(found)]
     assert steps == pytest.approx([0.1] * 3)
 
 

@@ -46,9 +46,7 @@ class Products(TorchDispatchMode):
             self._pair(args[1], args[2])
         elif packet is aten._grouped_mm:
             self._add(args[1].transpose(-1, -2))
-        elif packet is aten.convolution:
-            self._add(args[1].flatten(1))
-        elif packet in (aten.conv1d, aten.conv2d, aten.conv3d):
+        elif packet is aten.convolution or packet in (aten.conv1d, aten.conv2d, aten.conv3d):
             self._add(args[1].flatten(1))
         elif packet is aten.einsum:  # made of the others
             with self:

@@ -122,7 +122,7 @@ def test_output_tells_what_it_is(output: tuple[Path, dict[str, Any]]) -> None:
 
 
 def test_the_recipe_repeats_the_run(output: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    directory, told = output
+    directory, _ = output
     again = tmp_path / "again"
     recipe = directory / "recipe.yaml"
     assert yaml.safe_load(recipe.read_text())["sparsity"] == 0.6

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import hashlib
-import importlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from atp_core.records import DataRequest, LoadedModel, LoadRequest, Source
 
 from ._calibrate import default_samples, default_search_samples
 from ._inputs import is_encoder_decoder
+from ._quiet import quiet
 from ._source import EMBEDDED, embedded_file, family, gguf_file, is_hub_id
 from ._verify import verify_gguf, verify_safetensors, weight_files
 from ._windows import seqlen_for
@@ -80,7 +79,7 @@ def load(source: Source, request: LoadRequest) -> LoadedModel:
             model = _empty(auto, config, dtype, trust)
         else:
             options = {**shared, **_dequantize(place), "dtype": dtype}
-            with _quiet():
+            with quiet():
                 model, info = auto.from_pretrained(
                     place.name,
                     config=config,
@@ -266,35 +265,11 @@ def _ready(model: nn.Module) -> nn.Module:
 def _tokenizer(name: str, **options: Any) -> Any:
     """The tokenizer, or None: a model can be inspected without one."""
     try:
-        with _quiet():
+        with quiet():
             return transformers.AutoTokenizer.from_pretrained(name, **options)
     except Exception:
         # Whatever is wrong with it is told when text is needed (`_windows.tokenizer_of`).
         return None
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' own progress bars and warnings: core shows a bar of its own."""
-    log: Any = transformers.logging
-    shown, level = log.is_progress_bar_enabled(), log.get_verbosity()
-    log.disable_progress_bar()
-    log.set_verbosity_error()
-    # The reader of GGUF files draws its bar with tqdm itself, which no setting reaches.
-    reader: Any = None
-    with contextlib.suppress(ImportError):
-        reader = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
-    bar = getattr(reader, "tqdm", None)
-    if bar is not None:
-        reader.tqdm = functools.partial(bar, disable=True)
-    try:
-        yield
-    finally:
-        if bar is not None:
-            reader.tqdm = bar
-        log.set_verbosity(level)
-        if shown:
-            log.enable_progress_bar()
 
 
 @contextlib.contextmanager

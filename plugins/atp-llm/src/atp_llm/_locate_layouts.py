@@ -29,10 +29,12 @@ class StoredWeight(PrunableWeight):
 
     stored: tuple[int, ...] = ()
 
-    @property
-    def tensor(self) -> torch.Tensor:
-        """The whole parameter, detached, in the shape `stored`."""
-        return super().tensor.view(self.stored)
+    def matrix(self) -> torch.Tensor:
+        """The view itself, shape (out_features, in_features); writing to it writes the model."""
+        view = self.tensor.view(self.stored)
+        for i in self.index:
+            view = view[i]
+        return view.transpose(0, 1) if self.transposed else view
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,8 @@ def bare_layout(module: nn.Module, parameter: str, value: torch.Tensor) -> Layou
     shape = tuple(value.shape)
     match known:
         case ("XLNetRelativeAttention", "q" | "k" | "v" | "r"):  # (in, heads, head_dim)
+            # Not "o": its einsum copies it before the product, so no input can be seen.
             return Layout((rows, rest), transposed=True)
-        case ("XLNetRelativeAttention", "o"):  # (out, heads, head_dim)
-            return Layout((rows, rest), transposed=False)
         case ("RecurrentGemmaRglru", "input_gate_weight" | "recurrent_gate_weight"):
             return Layout(shape, transposed=True)  # (heads, in, out)
         case ("ZambaMambaMixer", "x_proj_weight" | "dt_proj_weight"):

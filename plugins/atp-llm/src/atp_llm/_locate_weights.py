@@ -108,7 +108,7 @@ class Scan:
                 weights = list(self._weights(name, owners, parameter, value))
                 to.weights.extend(weights)
                 if not weights:
-                    to.dense[name] = "multiplies no activations as a matrix"
+                    to.dense[name] = "no matrix product reads it in place"
             else:
                 to.dense[name] = why
         for child, inner in module.named_children():

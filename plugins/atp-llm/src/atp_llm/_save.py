@@ -9,6 +9,8 @@ from typing import Any
 from atp_core.errors import ModelError
 from atp_core.records import LoadedModel
 
+from ._quiet import quiet
+
 __all__ = ["save"]
 
 
@@ -23,7 +25,8 @@ def save(loaded: LoadedModel, directory: Path) -> Sequence[Path]:
     """
     model: Any = loaded.model
     try:
-        model.save_pretrained(directory, max_shard_size="5GB")
+        with quiet():
+            model.save_pretrained(directory, max_shard_size="5GB")
         if loaded.processor is not None:
             loaded.processor.save_pretrained(directory)
     except (ValueError, RuntimeError, NotImplementedError) as error:
