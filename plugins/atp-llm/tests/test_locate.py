@@ -33,8 +33,8 @@ def test_llama_blocks_and_weights() -> None:
     assert [block.name for block in chain.blocks] == ["model.layers.0", "model.layers.1"]
     assert {w.name: w.shape for w in chain.blocks[1].weights} == {
         "model.layers.1.self_attn.q_proj.weight": (32, 32),
-        "model.layers.1.self_attn.k_proj.weight": (32, 32),
-        "model.layers.1.self_attn.v_proj.weight": (32, 32),
+        "model.layers.1.self_attn.k_proj.weight": (16, 32),
+        "model.layers.1.self_attn.v_proj.weight": (16, 32),
         "model.layers.1.self_attn.o_proj.weight": (32, 32),
         "model.layers.1.mlp.gate_proj.weight": (48, 32),
         "model.layers.1.mlp.up_proj.weight": (48, 32),
