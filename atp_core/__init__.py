@@ -52,7 +52,6 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # `search` is a package of ours too: the function must win over the module once it is imported.
     found = getattr(importlib.import_module(f".{home}", __name__), name)
     globals()[name] = found
     return found

@@ -45,7 +45,7 @@ def atp_allocators() -> Sequence[Offer]:
 @hookimpl
 def atp_executors() -> Sequence[Offer]:
     """Trials one after another in this process."""
-    return [Offer("local", "atp_core.search.executors:Local", "in this process, one by one")]
+    return [Offer("local", "atp_core.trials.executors:Local", "in this process, one by one")]
 
 
 @hookimpl(trylast=True)

@@ -11,7 +11,7 @@ import torch
 from ._session import Session
 from .records import Chain, LoadedModel
 from .results import PlanResult
-from .search.beta import Adaptive, Grid
+from .trials.beta import Adaptive, Grid
 
 __all__ = ["make_plan"]
 

@@ -32,7 +32,7 @@ from .records import (
 )
 
 if TYPE_CHECKING:
-    from .search import Executor, Objective
+    from .trials import Executor, Objective
 
 __all__ = ["Session"]
 

@@ -16,9 +16,9 @@ from .errors import UsageError
 from .methods import Method
 from .records import Metric, Schedule
 from .results import SearchResult, metrics_from_dict, metrics_to_dict, peak_memory_bytes
-from .search import Objective, Trial, best
-from .search.beta import Adaptive, Grid, Strategy, search_beta
-from .search.journal import Journal
+from .trials import Objective, Trial, best
+from .trials.beta import Adaptive, Grid, Strategy, search_beta
+from .trials.journal import Journal
 
 __all__ = ["Pruning", "identity"]
 

@@ -17,7 +17,7 @@ from .progress import Progress
 from .recipe import Recipe
 from .records import LoadedModel, Metric, Source
 from .results import EvaluateResult, InspectResult, PlanResult, PruneResult, SearchResult
-from .search.journal import Journal
+from .trials.journal import Journal
 
 __all__ = ["evaluate", "inspect", "load", "plan", "prune", "run_prune", "run_search", "search"]
 

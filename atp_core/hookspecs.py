@@ -130,12 +130,12 @@ def atp_allocators() -> Sequence[Offer]:
 
 @hookspec
 def atp_objectives() -> Sequence[Offer]:
-    """Offer search objectives: factories of `atp_core.search.Objective`."""
+    """Offer search objectives: factories of `atp_core.trials.Objective`."""
 
 
 @hookspec
 def atp_executors() -> Sequence[Offer]:
-    """Offer ways to run search trials: factories of `atp_core.search.Executor`."""
+    """Offer ways to run search trials: factories of `atp_core.trials.Executor`."""
 
 
 @hookspec

@@ -11,7 +11,7 @@ from typing import Any
 
 from .engine.pruning import PruneReport
 from .records import Chain, Metric, Schedule
-from .search import Trial
+from .trials import Trial
 
 __all__ = [
     "EvaluateResult",

@@ -27,7 +27,7 @@ from atp_core.report import (
     rates_figure,
 )
 from atp_core.results import EvaluateResult, InspectResult, PruneResult, SearchResult
-from atp_core.search import Trial
+from atp_core.trials import Trial
 
 BLOCKS = 6
 

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atp_core.errors import UsageError
-from atp_core.search import Trial, best
-from atp_core.search.beta import Adaptive, Grid, search_beta
-from atp_core.search.executors import Local
-from atp_core.search.journal import Journal
+from atp_core.trials import Trial, best
+from atp_core.trials.beta import Adaptive, Grid, search_beta
+from atp_core.trials.executors import Local
+from atp_core.trials.journal import Journal
 
 
 def trial(beta: float, objective: float) -> Trial:
