@@ -16,7 +16,8 @@ from atp_llm._locate import locate
 
 sys.path.append(str(Path(__file__).parent))  # the helpers beside this file
 
-from _tiny_configs import Entry, build
+from _consumed import check_forward
+from _tiny_configs import Entry, build, run
 
 
 def _located(kind: Any, model_type: str) -> list[Chain]:
@@ -183,6 +184,57 @@ def test_a_weight_tied_to_an_embedding_stays_dense() -> None:
     (chain,) = locate(model)
     assert [w.name for w in chain.blocks[0].weights] == ["layers.0.2.weight"]
     assert chain.dense["layers.*.0.weight"] == "tied to an embedding"
+
+
+def _layer() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
+
+
+def test_layers_in_a_sequence_between_embedding_and_head() -> None:
+    head = nn.ModuleDict({"norm": nn.LayerNorm(4), "out": nn.Linear(4, 16)})
+    (chain,) = locate(nn.Sequential(nn.Embedding(16, 4), _layer(), _layer(), head))
+    assert [block.name for block in chain.blocks] == ["1", "2"]
+    assert set(chain.dense) == {"0", "3"}
+
+
+class _Wrapper(nn.Module):
+    """A language model under a name that transformers does not look for, and what goes with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.visual_tower = nn.ModuleList([_layer(), _layer()])
+        self.llm = nn.Module()
+        self.llm.blocks = nn.ModuleList([_layer(), _layer()])
+        self.llm.lm_head = nn.Linear(4, 16)
+        self.mtp = nn.ModuleList([_layer()])
+
+
+def test_a_wrapped_language_model_without_its_companions() -> None:
+    (chain,) = locate(_Wrapper())
+    assert [block.name for block in chain.blocks] == ["llm.blocks.0", "llm.blocks.1"]
+    assert {"visual_tower", "mtp", "llm.lm_head"} <= set(chain.dense)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "mixtral", "dbrx", "xlnet"])
+def test_the_check_of_this_suite_notices_a_wrong_orientation(model_type: str) -> None:
+    """`check_forward`, which the other tests rely on, is not blind."""
+    torch.manual_seed(0)
+    entry = Entry("causal", model_type, "")
+    model = build(entry)
+    chains = locate(model)
+    assert check_forward(chains, lambda: run(entry, model)).problem(chains) is None
+    for block in chains[0].blocks:
+        for weight in block.weights:
+            weight.transposed = not weight.transposed
+    assert check_forward(chains, lambda: run(entry, model)).problem(chains) is not None
+
+
+def test_the_check_of_this_suite_notices_a_wrong_order() -> None:
+    entry = Entry("causal", "llama", "")
+    model = build(entry)
+    (chain,) = locate(model)
+    wrong = [Chain("decoder", list(reversed(chain.blocks)))]
+    assert "located as" in str(check_forward(wrong, lambda: run(entry, model)).problem(wrong))
 
 
 def test_no_layers_is_an_error_that_names_the_class() -> None:

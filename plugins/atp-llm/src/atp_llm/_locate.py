@@ -14,7 +14,7 @@ from torch import nn
 from atp_core.errors import ModelError
 from atp_core.records import Block, Chain
 
-from ._locate_blocks import layers_of, roots
+from ._locate_blocks import holds_layers, layers_of, roots
 from ._locate_weights import Scan
 
 __all__ = ["locate"]
@@ -42,7 +42,8 @@ def locate(model: nn.Module) -> list[Chain]:
             layers.add(id(layer))
             found = scan.block(layer_name, layer)
             # "model.layers.0.mlp.gate" → "model.layers.*.mlp.gate": one line for all layers.
-            general = f"{layer_name.rpartition('.')[0]}.*"
+            parent = layer_name.rpartition(".")[0]
+            general = f"{parent}.*" if parent else "*"
             for path, reason in found.dense.items():
                 dense.setdefault(general + path.removeprefix(layer_name), reason)
             if found.weights:
@@ -88,8 +89,6 @@ def _reason(module: nn.Module, model: nn.Module) -> str:
         return "embedding"
     if all(parameter.dim() < 2 for parameter in module.parameters()):
         return "normalization"
-    if any(part.children() for part in module.children() if isinstance(part, nn.Module)) and any(
-        isinstance(part, nn.ModuleList) for part in module.modules()
-    ):
+    if holds_layers(module):
         return f"another model ({type(module).__name__}), which text alone does not pass"
     return "outside the blocks"

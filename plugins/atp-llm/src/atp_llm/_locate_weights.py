@@ -22,13 +22,13 @@ _Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 _DENSE_CLASSES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"Norm(Gated)?$"), "normalization"),
     (re.compile(r"Embedding|PositionBias|RelativeLogits|RelPos"), "embedding"),
-    (re.compile(r"Router|TopK|Top\d|Gating|MoE\w*Gate$"), "router: it picks experts"),
+    (re.compile(r"Router|TopK|Top\d|MoE\w*Gate$"), "router: it picks experts"),
     (re.compile(r"Indexer"), "indexer: it picks the tokens to attend to"),
     (
         re.compile(r"HyperConnection|AltUp|GatedResidual|AttentionResidual|MessageAttention"),
         "mixes a few residual streams: small, and every weight of the block passes through it",
     ),
-    (re.compile(r"ShortConv"), "short convolution"),
+    (re.compile(r"ShortConvolution$"), "short convolution"),
 )
 _ROUTER_NAME = re.compile(r"^(router|gate|wg|classifier|gating|router_gate)$")
 _CROSS_NAMES = frozenset({"encoder_attn", "cross_attn", "crossattention", "EncDecAttention"})
@@ -109,6 +109,8 @@ class Scan:
                 to.weights.extend(weights)
                 if not weights:
                     to.dense[name] = "no matrix product reads it in place"
+                elif sum(weight.numel for weight in weights) < value.numel():
+                    to.dense[name] = "partly: the rest belongs to experts that do nothing"
             else:
                 to.dense[name] = why
         for child, inner in module.named_children():
