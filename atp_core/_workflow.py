@@ -108,14 +108,14 @@ class Pruning:
                 trials = search_beta(self._judge, self._strategy(limit), session.executor())
                 chosen = best(trials, self._known().higher_is_better).beta
             elif wanted == "auto":
-                auto = self._measure_auto(limit)
+                auto = self.measure()
                 chosen = float(auto["beta"])
             else:
                 chosen = float(wanted)
             schedule = self.schedule(chosen)
-            # Even where no table shows it, uniform is judged before anything else is chosen.
-            judged = self._recipe.baseline or wanted in ("search", "auto")
-            finalists = [0.0, chosen] if chosen and judged else [chosen]
+            # A searched β was judged against 0 in its trials; a measured one has had no trial.
+            judged = self._recipe.baseline or wanted == "auto"
+            finalists = list(dict.fromkeys([0.0, chosen])) if judged else []
             final = []
             for beta in finalists:
                 trial = self._judge(beta, final=True)
@@ -123,7 +123,7 @@ class Pruning:
                 if confirmed is not None:
                     confirmed(beta)
             trials += final
-            if wanted in ("search", "auto"):
+            if final and wanted in ("search", "auto"):
                 winner = best(final, self._known().higher_is_better).beta
                 schedule = self.schedule(winner)
         known = self._direction
@@ -145,7 +145,8 @@ class Pruning:
             return Grid(limit, self._recipe.beta_step)
         return Adaptive(limit, higher_is_better=self._known().higher_is_better)
 
-    def _measure_auto(self, limit: float) -> dict[str, Any]:
+    def measure(self) -> dict[str, Any]:
+        """Error growth, the β that follows from it, and that β clipped to its range."""
         from .engine.diagnosis import measure_beta
 
         known = self._journal.get("auto")
@@ -161,7 +162,12 @@ class Pruning:
                 device=session.device,
                 progress=session.progress,
             )
-            known = {**measured.to_dict(), "beta": min(max(measured.beta, 0.0), limit)}
+            limit = session.beta_limit(session.chains)
+            known = {
+                **measured.to_dict(),
+                "closed_form": measured.beta,
+                "beta": min(max(measured.beta, 0.0), limit),
+            }
             self._journal.put("auto", known)
         return known
 

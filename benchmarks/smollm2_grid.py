@@ -20,7 +20,7 @@ from atp_core._workflow import Pruning
 from atp_core.recipe import Recipe
 from atp_core.records import Source
 from atp_core.results import metrics_to_dict
-from atp_core.search.journal import Journal
+from atp_core.trials.journal import Journal
 
 
 class Lines:
@@ -117,7 +117,7 @@ def main() -> None:
             if args.auto and method != "magnitude" and "auto" not in cell:
                 auto = recipe.model_copy(update={"beta": "auto", "baseline": False})
                 pruning = Pruning(first.again(auto), Journal(None, {}))
-                cell["auto"] = pruning.search().beta_auto
+                cell["auto"] = pruning.measure()
                 keep()
             values = {w: cell[w]["perplexity"]["value"] for w in ("uniform", "pruned")}
             print(key, f"beta {cell['beta']:.4g}", values, flush=True)

