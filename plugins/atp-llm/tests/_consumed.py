@@ -13,9 +13,18 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from atp_core.records import Chain, PrunableWeight
+from atp_core.engine.pruning import PruneOptions, prune_model
+from atp_core.methods.wanda import Wanda
+from atp_core.records import (
+    Calibration,
+    Chain,
+    LoadedModel,
+    PrunableWeight,
+    Schedule,
+    Source,
+)
 
-__all__ = ["Findings", "Products", "check_forward"]
+__all__ = ["Findings", "Products", "check_forward", "check_pruning"]
 
 aten = torch.ops.aten
 
@@ -158,3 +167,30 @@ def check_forward(chains: Sequence[Chain], forward: Callable[[], Any]) -> Findin
 
 def _unseen(weights: Sequence[PrunableWeight], products: Products) -> Iterator[PrunableWeight]:
     return (weight for weight in weights if not products.covers(weight))
+
+
+def check_pruning(
+    chains: Sequence[Chain], forward: Callable[[], Any], rate: float = 0.5
+) -> str | None:
+    """What goes wrong when the engine prunes all blocks with Wanda to `rate`, or None.
+
+    Raises:
+        ModelError: the engine cannot drive the model, or got no statistics of a weight.
+    """
+    calibration = Calibration(
+        batches=[None],
+        forward=lambda _: forward(),
+        samples=4,
+        unit="sequences",
+        dataset="random tokens",
+        fingerprint="random",
+        examples=frozenset(),
+        batch_samples=[4],
+    )
+    rates = {chain.name: {block.name: rate for block in chain.blocks} for chain in chains}
+    loaded = LoadedModel(nn.Module(), Source("random weights"))
+    schedule = Schedule(rates, rate, "uniform")
+    report = prune_model(loaded, chains, schedule, Wanda(), calibration, PruneOptions())
+    if abs(report.achieved - rate) > 0.01:
+        return f"{report.achieved:.3f} of the weights are zero after pruning to {rate}"
+    return None

@@ -20,7 +20,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
-__all__ = ["UNCOVERED", "Entry", "build", "entries", "run", "tiny_config"]
+__all__ = ["UNCOVERED", "UNPRUNABLE", "Entry", "build", "entries", "run", "tiny_config"]
 
 VOCABULARY = 128
 LAYERS = 2
@@ -267,7 +267,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 }
 
 
-# Not covered, and why: by model type. A forward pass over text alone fails for these.
+# Why a forward pass over text alone fails, by model type.
 _DRAFTER = "its forward needs hidden states and key-values of the model that it drafts for"
 UNCOVERED: dict[str, str] = {
     "gemma4_assistant": _DRAFTER,
@@ -276,6 +276,14 @@ UNCOVERED: dict[str, str] = {
 }
 if importlib.util.find_spec("timm") is None:
     UNCOVERED["gemma3n"] = "its vision tower needs timm, which is not installed"
+
+# Located, and a forward pass consumes all weights as located, but the engine cannot prune these.
+_TWICE = "a weight multiplies two inputs in one forward, one of them shared with other weights"
+UNPRUNABLE: dict[str, str] = {
+    "t5gemma2": _TWICE,
+    "xlm": "it fills a key-value cache even when told not to, so a block cannot be run again",
+    "zaya": _TWICE,
+}
 
 
 class Entry(NamedTuple):

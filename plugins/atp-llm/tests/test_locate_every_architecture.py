@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from atp_core.errors import ModelError
 from atp_llm._locate import locate
 
 sys.path.append(str(Path(__file__).parent))  # the helpers beside this file
 
-from _consumed import check_forward
-from _tiny_configs import UNCOVERED, Entry, build, entries, run
+from _consumed import check_forward, check_pruning
+from _tiny_configs import UNCOVERED, UNPRUNABLE, Entry, build, entries, run
 
 # Those with a forward pass that text alone cannot drive are located all the same.
 UNBUILDABLE = {name for name, reason in UNCOVERED.items() if "not installed" in reason}
@@ -110,6 +111,17 @@ def test_an_uncovered_architecture_still_cannot_run_on_text(entry: Entry) -> Non
         run(entry, model)
 
 
+@pytest.mark.parametrize("entry", [e for e in _ALL if e.type in UNPRUNABLE], ids=_id)
+@pytest.mark.filterwarnings("ignore")
+def test_what_the_engine_cannot_prune_is_located_all_the_same(entry: Entry) -> None:
+    model = build(entry)
+    chains = locate(model)
+    assert check_forward(chains, lambda: run(entry, model)).problem(chains) is None
+    with pytest.raises(ModelError):
+        check_pruning(chains, lambda: run(entry, model))
+
+
 def test_more_than_95_percent_are_covered() -> None:
-    assert len(UNCOVERED) < 0.05 * len(_ALL)
-    assert set(UNCOVERED) <= {entry.type for entry in _ALL}
+    missing = {**UNCOVERED, **UNPRUNABLE}
+    assert len([entry for entry in _ALL if entry.type in missing]) < 0.05 * len(_ALL)
+    assert set(missing) <= {entry.type for entry in _ALL}
