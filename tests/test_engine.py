@@ -477,3 +477,31 @@ def test_placement_moves_only_the_block_at_hand(monkeypatch: pytest.MonkeyPatch)
     run(reference, chains_of(reference), 0.5)
     for mine, theirs in zip(model.parameters(), reference.parameters(), strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_a_weight_that_multiplies_another_input_too_gets_its_own_statistics() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            other = x.flip(1) + 1
+            return self.q(x) + self.k(x) + self.k(other)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(Two())
+    module = model[0]
+    weights = [PrunableWeight("q", module.q), PrunableWeight("k", module.k)]
+    chain = Chain("main", [Block("0", module, weights)])
+    batches = [torch.randn(1, 3, 4) for _ in range(3)]
+    with torch.inference_mode(), Lockstep(model, batches, [chain]) as steps:
+        stop = next(iter(steps))
+        statistics = BlockStatistics(stop.block, Recorder())
+        statistics.run(stop.calls, [1] * 3, Placement(None))
+        q, k = (statistics.of(weight) for weight in weights)
+    assert isinstance(q, Inputs) and isinstance(k, Inputs)
+    flat = [x.flatten(0, 1) for x in batches]
+    assert torch.equal(torch.cat(q.rows), torch.cat(flat))
+    both = [rows for x in batches for rows in (x.flatten(0, 1), (x.flip(1) + 1).flatten(0, 1))]
+    assert torch.equal(torch.cat(k.rows), torch.cat(both))

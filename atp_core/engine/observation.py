@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -29,6 +31,7 @@ class BlockStatistics:
         self._leader: dict[str, str] = {}
         self._statistics: dict[str, Statistics] = {}
         self._seen: dict[tuple[int, ...], str] = {}
+        self._events: Counter[str] = Counter()
         self._sequences = 1
 
     def run(self, calls: Sequence[Call], sizes: Sequence[int], placement: Placement) -> None:
@@ -69,13 +72,19 @@ class BlockStatistics:
     ) -> None:
         first = self._seen.setdefault(identity, weight.name)
         leader = self._leader.setdefault(weight.name, first)
+        seen, self._events[weight.name] = self._events[weight.name], self._events[weight.name] + 1
         if leader != weight.name:
-            if leader != first:
+            if leader == first:
+                return
+            # From here on the two differ (a key projection that also sees the encoder). What was
+            # accumulated belongs to both only if both have seen all of it.
+            if self._events[leader] != seen:
                 raise ModelError(
                     f"{weight.name} and {leader} shared their inputs in one batch and not in "
                     "another; a block like this cannot be calibrated"
                 )
-            return
+            self._leader[weight.name] = weight.name
+            self._statistics[weight.name] = copy.deepcopy(self._statistics[leader])
         statistics = self._statistics.get(weight.name)
         if statistics is None:
             made = self._method.statistics(rows.shape[-1], rows.device)

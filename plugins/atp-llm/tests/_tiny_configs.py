@@ -278,11 +278,8 @@ if importlib.util.find_spec("timm") is None:
     UNCOVERED["gemma3n"] = "its vision tower needs timm, which is not installed"
 
 # Located, and a forward pass consumes all weights as located, but the engine cannot prune these.
-_TWICE = "a weight multiplies two inputs in one forward, one of them shared with other weights"
 UNPRUNABLE: dict[str, str] = {
-    "t5gemma2": _TWICE,
     "xlm": "it fills a key-value cache even when told not to, so a block cannot be run again",
-    "zaya": _TWICE,
 }
 
 

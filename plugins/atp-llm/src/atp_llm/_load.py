@@ -255,9 +255,9 @@ def _forget_quantization(model: nn.Module) -> None:
 
 
 def _ready(model: nn.Module) -> nn.Module:
+    # Also where transformers says it cannot be set: of a composite model it then sets the parts.
     switch = getattr(model, "set_experts_implementation", None)
-    can = getattr(model, "_can_set_experts_implementation", None)
-    if switch is not None and can is not None and can():
+    if switch is not None:
         switch("eager")
     return model.eval()
 
