@@ -12,9 +12,9 @@ __all__ = ["command"]
 _SETTINGS = {
     "source": "embedded:smollm2-135m",
     "sparsity": 0.6,
-    "samples": 24,
-    "search_samples": 12,
-    "report_samples": 16,
+    "samples": 16,
+    "search_samples": 8,
+    "report_samples": 12,
     "seqlen": 512,
     "trial_samples": 8,
 }

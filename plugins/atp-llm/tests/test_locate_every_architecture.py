@@ -39,8 +39,10 @@ PRUNED = {
     "llama4_text",
     "recurrent_gemma",
     "t5",
+    "t5gemma2",
     "xlnet",
     "zamba",
+    "zaya",
 }
 REPRESENTATIVE_SEQ2SEQ = ["t5", "bart", "switch_transformers", "nllb-moe", "led", "t5gemma2"]
 
