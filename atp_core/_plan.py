@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ._session import Session
+from ._workflow import check_settings, given_schedule, trial_samples
 from .records import Chain, LoadedModel
 from .results import PlanResult
 from .trials.beta import Adaptive, Grid
@@ -27,14 +28,13 @@ def make_plan(session: Session) -> PlanResult:
     loaded = session.loaded if session.source.model is not None else session.load(meta=True)
     chains = session.locate(loaded)
     allocator = session.allocator()
+    check_settings(session, allocator)
     limit = session.beta_limit(chains)
     trials: list[float] = []
     most = 0
     schedules = {}
     if recipe.schedule is not None:
-        from .allocation.file import from_file
-
-        schedules["given"] = from_file(recipe.schedule)
+        schedules["given"] = given_schedule(session, chains)
     elif not getattr(allocator, "takes_beta", False):
         schedules[allocator.name] = session.allocate(allocator, chains)
     elif isinstance(recipe.beta, float):
@@ -53,6 +53,7 @@ def make_plan(session: Session) -> PlanResult:
     samples = recipe.samples or defaults.get("samples")
     seqlen = recipe.seqlen or defaults.get("seqlen")
     searched = recipe.search_samples or defaults.get("search_samples")
+    trial = trial_samples(samples, recipe.trial_samples) if samples else None
     return PlanResult(
         source=session.source.text,
         plugin=session.plugin,
@@ -66,7 +67,7 @@ def make_plan(session: Session) -> PlanResult:
         samples=samples if method.calibrated else 0,
         seqlen=seqlen,
         memory_bytes=_memory(loaded, chains, samples if method.calibrated else 0, seqlen),
-        seconds=_seconds(loaded, chains, most, samples, searched, seqlen, method.calibrated),
+        seconds=_seconds(loaded, chains, most, samples, trial, searched, seqlen, method.calibrated),
     )
 
 
@@ -87,6 +88,7 @@ def _seconds(
     chains: Sequence[Chain],
     trials: int,
     samples: int | None,
+    trial: int | None,
     searched: int | None,
     seqlen: int | None,
     calibrated: bool,
@@ -96,11 +98,11 @@ def _seconds(
     Each product is 2 operations a weight and token; a pruning runs every block twice over its
     samples, an evaluation once. None where the number of tokens is not known.
     """
-    if samples is None or searched is None or seqlen is None:
+    if samples is None or trial is None or searched is None or seqlen is None:
         return None
     weights = sum(chain.parameters for chain in chains)
     final = 2 if trials else 1
-    prunings = (trials * max(samples // 4, 1) + final * samples) * 2 if calibrated else 0
+    prunings = (trials * trial + final * samples) * 2 if calibrated else 0
     evaluations = (trials + 2 * final + 1) * searched
     operations = 2.0 * weights * seqlen * (prunings + evaluations)
     return operations / _rate(next(iter(loaded.model.parameters())).dtype)

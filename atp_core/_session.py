@@ -256,7 +256,8 @@ class Session:
     @contextlib.contextmanager
     def _whole_model_on_device(self) -> Iterator[None]:
         model = self.loaded.model
-        if self.device is None or self.device.type == "cpu":
+        home = next(model.parameters()).device
+        if self.device is None or self.device == home:
             yield
             return
         try:
@@ -268,7 +269,7 @@ class Session:
                 f"{str(error).splitlines()[0]} Use --device cpu, or a smaller --batch-size."
             ) from error
         finally:
-            model.to("cpu")
+            model.to(home)
 
     # --- pruning -----------------------------------------------------------------------------
 
@@ -296,9 +297,9 @@ class Session:
             title: name of the step in the progress display.
             samples: calibrate on the first so many samples only; None is all of them.
         """
-        snapshot = self.snapshot  # taken while the weights are still as loaded
+        if self._snapshot is None:
+            self._snapshot = Snapshot(self.chains)  # while the weights are as they were loaded
         self.restore()
-        assert snapshot is self._snapshot
         calibration = None
         if method.calibrated:
             calibration = self.calibration

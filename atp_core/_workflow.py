@@ -10,17 +10,18 @@ from typing import Any
 
 from ._session import Session
 from .allocation import Allocator
+from .allocation.budget import weighted_mean
 from .allocation.file import from_file
 from .engine.pruning import PruneReport
 from .errors import UsageError
 from .methods import Method
-from .records import Metric, Schedule
+from .records import Chain, Metric, Schedule
 from .results import SearchResult, metrics_from_dict, metrics_to_dict, peak_memory_bytes
 from .trials import Objective, Trial, best
 from .trials.beta import Adaptive, Grid, Strategy, search_beta
 from .trials.journal import Journal
 
-__all__ = ["Pruning", "identity"]
+__all__ = ["Pruning", "check_settings", "given_schedule", "identity", "trial_samples"]
 
 # A trial only has to rank β's, which a fraction of the calibration data does nearly as well as
 # all of it; the winner and β = 0 are then judged again on all of it.
@@ -42,6 +43,50 @@ def identity(session: Session) -> dict[str, Any]:
         "torch": version("torch"),
         "provenance": session.loaded.provenance,
     }
+
+
+def trial_samples(samples: int, asked: int | None) -> int:
+    """Calibration samples of a trial, of `samples` in all."""
+    return min(asked or max(samples // _TRIAL_SHARE, _TRIAL_LEAST), samples)
+
+
+def check_settings(session: Session, allocator: Allocator) -> None:
+    """Refuse settings that would have no effect.
+
+    Raises:
+        UsageError: β is given where nothing takes one.
+    """
+    recipe = session.recipe
+    if recipe.beta != "search" or recipe.beta_step is not None:
+        if recipe.schedule is not None:
+            raise UsageError("a schedule has its rates already; drop --beta and --beta-step")
+        if not getattr(allocator, "takes_beta", False):
+            raise UsageError(
+                f"the {allocator.name} allocation has no β; drop --beta and --beta-step, or use "
+                "--allocation atp"
+            )
+
+
+def given_schedule(session: Session, chains: Sequence[Chain]) -> Schedule:
+    """The schedule of the recipe's file.
+
+    Raises:
+        UsageError: it is for another model, or for another sparsity than the recipe asks for.
+    """
+    path = session.recipe.schedule
+    assert path is not None
+    schedule = from_file(path)
+    sizes, rates = [], []
+    for chain in chains:
+        sizes += [block.parameters for block in chain.blocks]
+        rates += schedule.of(chain)
+    mean, target = weighted_mean(sizes, rates), session.target(chains)
+    if abs(mean - target) > 1e-3:
+        raise UsageError(
+            f"the rates in {path} cut {mean:.4g} of the weights, and the sparsity asked for is "
+            f"{target:.4g}; give --sparsity {mean:.4g}"
+        )
+    return schedule
 
 
 @dataclass
@@ -68,6 +113,7 @@ class Pruning:
         self._direction: _Direction | None = None
         self._prepared = False
         self._current: tuple[str, int | None, PruneReport] | None = None
+        check_settings(session, self._allocator)
 
     # --- the schedule ------------------------------------------------------------------------
 
@@ -80,10 +126,7 @@ class Pruning:
         """The schedule of the recipe, with `beta` where the allocation takes one."""
         session = self._session
         if self._recipe.schedule is not None:
-            schedule = from_file(self._recipe.schedule)
-            for chain in session.chains:
-                schedule.of(chain)
-            return schedule
+            return given_schedule(session, session.chains)
         options = {"beta": beta} if beta is not None else {}
         return session.allocate(self._allocator, session.chains, **options)
 
@@ -177,11 +220,7 @@ class Pruning:
         """Calibration samples of a trial, or None where the method takes none."""
         if not self._method.calibrated:
             return None
-        every = self._session.calibration.samples
-        asked = self._recipe.trial_samples
-        if asked is None:
-            asked = max(every // _TRIAL_SHARE, _TRIAL_LEAST)
-        return min(asked, every)
+        return trial_samples(self._session.calibration.samples, self._recipe.trial_samples)
 
     def _judge(self, beta: float, final: bool = False) -> Trial:
         samples = self._trial_samples()

@@ -22,11 +22,8 @@ def resolve_device(name: str) -> torch.device:
         UsageError: no such device, or it is not available.
     """
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        if torch.backends.mps.is_available():
-            return torch.device("mps")
-        return torch.device("cpu")
+        has_mps = torch.backends.mps.is_available()
+        name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -35,6 +32,9 @@ def resolve_device(name: str) -> torch.device:
         raise UsageError(
             f"device {name!r} cannot be used: {reason}. Use --device cpu or --device auto."
         ) from None
+    if str(device) == "cuda":
+        # With its number, it compares equal to the device of what is already there.
+        return torch.device("cuda", torch.cuda.current_device())
     return device
 
 

@@ -83,6 +83,24 @@ def test_unknown_names(
     assert wanted in fails(llama_directory, *options, code=2)
 
 
+@pytest.mark.parametrize("options", [["--beta", "0.1"], ["--beta-step", "0.1"], ["--beta=auto"]])
+def test_settings_without_effect(fails: Any, llama_directory: Path, options: list[str]) -> None:
+    told = fails(llama_directory, "--allocation", "uniform", *options, code=2)
+    assert "has no β" in told
+
+
+def test_a_schedule_for_another_sparsity(
+    fails: Any, llama_directory: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "schedule.json"
+    rates = {"decoder": {"model.layers.0": 0.5, "model.layers.1": 0.7}}
+    path.write_text(json.dumps({"allocation": "atp", "sparsity": 0.6, "rates": rates}))
+    told = fails(llama_directory, "--sparsity", "0.5", "--schedule", str(path), code=2)
+    assert "cut 0.6" in told
+    told = fails(llama_directory, "--sparsity", "0.6", "--schedule", str(path), "--beta=0.1", code=2)
+    assert "--beta" in told
+
+
 def test_unknown_source(fails: Any) -> None:
     assert "no plugin handles" in fails("no-such-model:thing", code=4)
     assert "smollm2-135m" in fails("embedded:smollm2-13b", code=2)
