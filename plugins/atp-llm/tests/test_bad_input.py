@@ -19,7 +19,7 @@ import torch
 
 from atp_core.cli import main
 
-SIZE = ["--samples", "8", "--search-samples", "4", "--seqlen", "32"]
+SIZE = ["--samples", "8", "--search-samples", "4", "--seqlen", "32", "--report-samples", "16"]
 
 
 @pytest.fixture
@@ -97,7 +97,8 @@ def test_a_schedule_for_another_sparsity(
     path.write_text(json.dumps({"allocation": "atp", "sparsity": 0.6, "rates": rates}))
     told = fails(llama_directory, "--sparsity", "0.5", "--schedule", str(path), code=2)
     assert "cut 0.6" in told
-    told = fails(llama_directory, "--sparsity", "0.6", "--schedule", str(path), "--beta=0.1", code=2)
+    given = ["--sparsity", "0.6", "--schedule", str(path)]
+    told = fails(llama_directory, *given, "--beta=0.1", code=2)
     assert "--beta" in told
 
 

@@ -23,7 +23,9 @@ from atp_core.cli import main
 from atp_core.errors import DataError, UsageError
 
 SETTINGS = ["--sparsity", "0.6", "--samples", "16", "--search-samples", "8", "--seqlen", "32"]
-DATA = {"samples": 16, "search_samples": 8, "seqlen": 32}
+REPORT = ["--seqlen", "32", "--report-samples", "64"]
+SETTINGS += ["--report-samples", "64"]
+DATA = {"samples": 16, "search_samples": 8, "seqlen": 32, "report_samples": 32}
 
 
 @pytest.fixture(scope="module")
@@ -151,10 +153,10 @@ def test_inspect_and_eval_read_an_output(
     assert main(["inspect", str(directory), "--json"]) == 0
     inspected = json.loads(capsys.readouterr().out)
     assert inspected["sparsity"] == pytest.approx(told["sparsity_achieved"], abs=1e-9)
-    assert main(["eval", str(directory), "--seqlen", "32", "--json"]) == 0
+    assert main(["eval", str(directory), *REPORT, "--json"]) == 0
     measured = json.loads(capsys.readouterr().out)["metrics"]["perplexity"]["value"]
     assert measured == pytest.approx(told["metrics"]["pruned"]["perplexity"]["value"], rel=1e-6)
-    assert main(["eval", str(directory), "--seqlen", "32", "--fail-if", "perplexity>2"]) == 5
+    assert main(["eval", str(directory), *REPORT, "--fail-if", "perplexity>2"]) == 5
     assert "quality gate missed" in capsys.readouterr().err
 
 
@@ -168,7 +170,8 @@ def test_search_writes_a_schedule_and_no_model(deep: Path, tmp_path: Path) -> No
     assert set(schedule["rates"]["decoder"]) == {f"model.layers.{i}" for i in range(8)}
 
 
-LONGER = ("--sparsity", "0.6", "--samples", "96", "--search-samples", "48", "--seqlen", "64")
+LONGER = ("--sparsity", "0.6", "--samples", "96", "--search-samples", "48", "--seqlen", "64",
+          "--report-samples", "96")  # fmt: skip
 
 
 def command(deep: Path, out: Path, *more: str) -> list[str]:
