@@ -7,8 +7,9 @@ SHELL := /bin/sh
 
 PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
 TORCH_INSTALL ?= torch torchvision
-# More processes than this gain nothing: torch itself uses every core.
+# One thread each: threads of several processes that wait for each other are slower than none.
 PYTEST_ARGS ?= -n 2
+TEST_THREADS ?= 1
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -46,7 +47,7 @@ demo: install
 	$(VENV)/bin/atp demo
 
 test: install
-	$(PY) -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=$(TEST_THREADS) $(PY) -m pytest $(PYTEST_ARGS)
 
 lint: install
 	$(VENV)/bin/ruff check .

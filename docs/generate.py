@@ -164,14 +164,15 @@ def grid_table() -> str:
     """Perplexity by sparsity and method."""
     grid = _grid()
     rows = [
-        "| S | method | uniform | ATP | β | ATP ÷ uniform |",
-        "|---:|---|---:|---:|---:|---:|",
-        f"| 0 | dense | {_value(grid['dense'])} | | | |",
+        "| S | method | sequences | uniform | ATP | β | ATP ÷ uniform |",
+        "|---:|---|---:|---:|---:|---:|---:|",
+        f"| 0 | dense | | {_value(grid['dense'])} | | | |",
     ]
     for method, sparsity, cell in _cells(grid):
         uniform, pruned = (cell[who]["perplexity"]["value"] for who in ("uniform", "pruned"))
         rows.append(
-            f"| {sparsity} | {method} | {_value(cell['uniform'])} | {_value(cell['pruned'])} | "
+            f"| {sparsity} | {method} | {cell['trials'][-1]['samples'] or ''} | "
+            f"{_value(cell['uniform'])} | {_value(cell['pruned'])} | "
             f"{cell['beta']:.4f} | {pruned / uniform:.3f} |"
         )
     return "\n".join(rows)
