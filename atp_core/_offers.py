@@ -49,6 +49,14 @@ class Offers(Mapping[str, Offer]):
     def __len__(self) -> int:
         return len(self._offers)
 
+    def check(self, name: str) -> None:
+        """Make sure that `name` is on offer, without building it.
+
+        Raises:
+            UnknownNameError: nobody offers it.
+        """
+        self[name]
+
     def create(self, name: str) -> Any:
         """Build what is offered under `name`.
 

@@ -62,7 +62,9 @@ class Session:
         self.source = source
         self.progress = progress or NullProgress()
         self.plugins = plugins or build_manager()
-        # Names are resolved before anything costly happens.
+        # Wrong names are told before anything costly happens.
+        self.plugins.offers("methods").check(recipe.method)
+        self.plugins.offers("allocators").check(recipe.allocation)
         self.recognition = self.plugins.recognize(source, plugin=recipe.plugin)
         self.device: torch.device | None = (
             None
