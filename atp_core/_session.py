@@ -76,7 +76,6 @@ class Session:
         self._calibration: Calibration | None = None
         self._snapshot: Snapshot | None = None
         self._examples: dict[Split, frozenset[str]] = {}
-        self._dirty = False
 
     def again(self, recipe: Recipe) -> Session:
         """A session for another recipe on the same model, which is loaded and copied once.
@@ -277,16 +276,15 @@ class Session:
 
     @property
     def snapshot(self) -> Snapshot:
-        """The weights as they were loaded."""
+        """The weights as they were loaded; sessions on one model share it, and so what it knows."""
         if self._snapshot is None:
             self._snapshot = Snapshot(self.chains)
         return self._snapshot
 
     def restore(self) -> None:
         """Put the weights back as they were loaded, if anything has changed them."""
-        if self._dirty:
-            self.snapshot.restore()
-            self._dirty = False
+        if self._snapshot is not None:
+            self._snapshot.restore()
 
     def prune(
         self, schedule: Schedule, method: Method, title: str, samples: int | None = None
@@ -299,15 +297,13 @@ class Session:
             title: name of the step in the progress display.
             samples: calibrate on the first so many samples only; None is all of them.
         """
-        if self._snapshot is None:
-            self._snapshot = Snapshot(self.chains)  # while the weights are as they were loaded
-        self.restore()
+        self.snapshot.restore()
         calibration = None
         if method.calibrated:
             calibration = self.calibration
             if samples is not None and samples < calibration.samples:
                 calibration = calibration.subset(samples)
-        self._dirty = True
+        self.snapshot.stale = True
         report: PruneReport = self.plugins.caller("atp_prune", self.plugin)(
             loaded=self.loaded,
             chains=self.chains,

@@ -218,6 +218,7 @@ def test_snapshot_restores_every_bit(model: TinyModel) -> None:
     snapshot = Snapshot(chains_of(model))
     run(model, chains_of(model), 0.7)
     assert any(not torch.equal(before[n], v) for n, v in model.state_dict().items())
+    snapshot.stale = True
     snapshot.restore()
     assert all(torch.equal(before[n], v) for n, v in model.state_dict().items())
 

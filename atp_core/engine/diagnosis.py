@@ -142,6 +142,7 @@ def measure_beta(
                     wanted: Any = wanted,
                 ) -> float:
                     pristine[-1].restore()
+                    pristine[-1].stale = True
                     prune_block(stop.chain, stop.block, rate, method, taken)
                     return _distance(_outputs(stop.block, inputs, placement), wanted)
 

@@ -19,11 +19,15 @@ class Snapshot:
     Args:
         chains: the chains whose weights will be pruned.
 
+    Attributes:
+        stale: whether the model may differ from the copies; whoever prunes sets it.
+
     Raises:
         NumericalError: a weight is NaN or infinite; names the block.
     """
 
     def __init__(self, chains: Sequence[Chain]) -> None:
+        self.stale = False
         self._copies: dict[tuple[int, str], tuple[nn.Module, str, torch.Tensor]] = {}
         for chain in chains:
             for block in chain.blocks:
@@ -45,7 +49,10 @@ class Snapshot:
         return sum(copy.nbytes for _, _, copy in self._copies.values())
 
     def restore(self) -> None:
-        """Put every weight back, bit for bit."""
+        """Put every weight back, bit for bit, if anything may have changed one."""
+        if not self.stale:
+            return
         with torch.no_grad():
             for module, parameter, copy in self._copies.values():
                 getattr(module, parameter).detach().copy_(copy)
+        self.stale = False

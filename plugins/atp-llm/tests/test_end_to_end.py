@@ -355,3 +355,31 @@ def test_threads_do_not_matter_for_the_same_seed(deep: Path, tmp_path: Path) -> 
         outs.append(weights_of(out))
     assert all(torch.equal(outs[0][name], outs[1][name]) for name in outs[0])
     assert transformers.__version__
+
+
+def test_sessions_on_one_model_know_of_each_other(
+    tiny_llama: Callable[..., Any], byte_tokenizer: Callable[[], Any]
+) -> None:
+    """What one session pruned is not taken for dense by the next."""
+    from atp_core._session import Session
+    from atp_core._workflow import Pruning
+    from atp_core.recipe import Recipe
+    from atp_core.records import Source
+    from atp_core.trials.journal import Journal
+
+    model = tiny_llama(num_hidden_layers=4)
+    source = Source("tiny", model, byte_tokenizer())
+    recipes = [
+        Recipe.make({"source": "tiny", "sparsity": sparsity, **DATA}) for sparsity in (0.8, 0.4)
+    ]
+    first = Session(recipes[0], source)
+    first.prune(first.allocate(first.allocator(), first.chains, beta=0.1), first.method(), "x")
+    second = first.again(recipes[1])
+    assert second.snapshot is first.snapshot
+    measured = Pruning(second, Journal(None, {})).measure()
+    assert all(block["lower"] > 0 for block in measured["blocks"])
+    second.prune(second.allocate(second.allocator(), second.chains, beta=0.0), second.method(), "y")
+    zeros = float((model.model.layers[3].mlp.up_proj.weight == 0).float().mean())
+    assert zeros == pytest.approx(0.4, abs=2e-3)
+    first.restore()
+    assert not (model.model.layers[3].mlp.up_proj.weight == 0).any()
