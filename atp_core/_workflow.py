@@ -189,7 +189,11 @@ class Pruning:
         return Adaptive(limit, higher_is_better=self._known().higher_is_better)
 
     def measure(self) -> dict[str, Any]:
-        """Error growth, the β that follows from it, and that β clipped to its range."""
+        """Error growth, the β that follows from it, and the β to take.
+
+        At the end of the range a block is cut completely (or left dense), where no exponential
+        describes its error; so no more than half the range is taken.
+        """
         from .engine.diagnosis import measure_beta
 
         known = self._journal.get("auto")
@@ -209,7 +213,7 @@ class Pruning:
             known = {
                 **measured.to_dict(),
                 "closed_form": measured.beta,
-                "beta": min(max(measured.beta, 0.0), limit),
+                "beta": min(max(measured.beta, 0.0), limit / 2),
             }
             self._journal.put("auto", known)
         return known

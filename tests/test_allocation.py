@@ -63,7 +63,7 @@ def test_equal_blocks_give_the_papers_formula(
     beta = part * beta_max(sparsity, blocks)
     found = allocate([size] * blocks, sparsity, beta)
     expected = [sparsity - beta * (blocks - 1) / 2 + beta * i for i in range(blocks)]
-    assert found == pytest.approx(expected, abs=1e-9)
+    assert found == pytest.approx(expected, rel=0, abs=1e-12)
 
 
 @given(sizes, rates)
@@ -98,10 +98,16 @@ def test_range_of_beta(sparsity: float, blocks: int, limit: float) -> None:
     assert beta_max(sparsity, blocks) == pytest.approx(limit, abs=1e-5)
 
 
-@pytest.mark.parametrize("beta", [-0.001, 0.0201, float("nan"), None])
+@pytest.mark.parametrize("beta", [-0.001, 0.0201, float("nan"), None, "0.01"])
 def test_illegal_beta_names_the_range(beta: float) -> None:
     with pytest.raises(UsageError, match=r"0\.02\]|needs a number"):
         allocate([5] * 31, 0.3, beta)
+
+
+def test_one_block_takes_any_beta_but_a_negative_one() -> None:
+    assert allocate([5], 0.3, 0.4) == pytest.approx([0.3])
+    with pytest.raises(UsageError, match="lies outside"):
+        allocate([5], 0.3, -0.1)
 
 
 def test_every_chain_gets_its_own_progression_and_budget() -> None:

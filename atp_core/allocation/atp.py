@@ -36,13 +36,14 @@ class ATP:
         beta = options.pop("beta", None)
         for option in options:
             raise UsageError(f"the atp allocation has no option {option!r}; it has 'beta'")
-        if beta is None or not math.isfinite(beta):
+        if not isinstance(beta, (int, float)) or not math.isfinite(beta):
             raise UsageError("the atp allocation needs a number for β, e.g. --beta 0.005")
         rates: dict[str, dict[str, float]] = {}
         for chain in request.chains:
             target = request.sparsity[chain.name]
             limit = beta_max(target, len(chain.blocks))
-            if len(chain.blocks) > 1 and not 0.0 <= beta <= limit + _TOLERANCE:
+            # One block alone has no progression, so any β that others can use suits it.
+            if beta < 0.0 or (len(chain.blocks) > 1 and beta > limit + _TOLERANCE):
                 raise UsageError(
                     f"β = {beta:g} lies outside [0, {limit:.6g}], its range for chain "
                     f"{chain.name!r} with {len(chain.blocks)} blocks at sparsity {target:g}"

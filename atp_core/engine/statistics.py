@@ -48,6 +48,7 @@ class Gram:
     def add(self, inputs: torch.Tensor, sequences: int) -> None:
         """Take in rows of shape (tokens, in_features)."""
         self.matrix.addmm_(inputs.T, inputs)
+        self.derived.clear()  # it was derived from fewer rows
         self.tokens += inputs.shape[0]
         self.sequences += sequences
 

@@ -7,11 +7,15 @@ import torch
 from ..engine.statistics import Gram
 from ..errors import NumericalError
 from . import Pruned, Statistics
-from .rounding import row_counts, total_count
+from .rounding import check_rate, row_counts, total_count
 from .selection import keep_highest, keep_highest_per_row
 from .wanda import UNSEEN
 
 __all__ = ["SparseGPT"]
+
+# Columns that are updated one by one before a matrix product carries the update further. A sweep
+# that updates the whole block column by column takes about twice as long on a CPU.
+_STEP = 16
 
 
 class SparseGPT:
@@ -45,7 +49,9 @@ class SparseGPT:
 
         Raises:
             NumericalError: H cannot be factorized even with the highest damping.
+            ValueError: `rate` lies outside [0, 1].
         """
+        check_rate(rate)
         if rate == 0.0:
             return Pruned(torch.ones_like(weight, dtype=torch.bool))
         if rate == 1.0:
@@ -75,16 +81,36 @@ class SparseGPT:
             keep = keep_highest(scores, target - done)
             done = target
             mask[:, start:stop] = keep
-            errors = torch.empty_like(block)
-            drop = ~keep
-            for j in range(stop - start):
-                column = block[:, j]
-                error = torch.where(drop[:, j], column, 0.0).div_(scale[start + j])
-                block[:, j:].addr_(error, factor[start + j, start + j : stop], alpha=-1.0)
-                errors[:, j] = error
-            work[:, stop:].addmm_(errors, factor[start:stop, stop:], alpha=-1.0)
+            self._update(work, factor, ~keep, start)
         work.masked_fill_(~mask, 0.0)
         return mask
+
+    def _update(
+        self, work: torch.Tensor, factor: torch.Tensor, drop: torch.Tensor, start: int
+    ) -> None:
+        """Carry the errors of the columns from `start`, cut where `drop` says, to the right.
+
+        Each column reaches its own step at once, the rest of the block when the step is done and
+        the columns behind the block at the end: the sums of the algorithm in another grouping.
+
+        Args:
+            work: the weights, shape (rows, columns), changed in place.
+            factor: shape (columns, columns), upper triangular.
+            drop: True where a weight of the block is cut, shape (rows, columns of the block).
+            start: first column of the block.
+        """
+        stop = start + drop.shape[1]
+        scale = factor.diagonal()
+        errors = torch.empty_like(drop, dtype=work.dtype)
+        for left in range(start, stop, _STEP):
+            right = min(left + _STEP, stop)
+            for j in range(left, right):
+                error = torch.where(drop[:, j - start], work[:, j], 0.0).div_(scale[j])
+                work[:, j:right].addr_(error, factor[j, j:right], alpha=-1.0)
+                errors[:, j - start] = error
+            step = errors[:, left - start : right - start]
+            work[:, right:stop].addmm_(step, factor[left:right, right:stop], alpha=-1.0)
+        work[:, stop:].addmm_(errors, factor[start:stop, stop:], alpha=-1.0)
 
     def _factor(self, statistics: Gram) -> tuple[torch.Tensor, list[str]]:
         """The upper Cholesky factor of H⁻¹, H = (2/n)·XᵀX + damping.
