@@ -38,15 +38,16 @@ def procedure(
         rates = [
             sparsity - beta * (len(blocks) - 1) / 2 + beta * i for i in range(len(blocks))
         ]
-        _prune(loaded, blocks, rates, data)
+        achieved = _prune(loaded, blocks, rates, data)
         metric = atp_llm.atp_evaluate(loaded, data, "report", ["perplexity"]).metrics[0]
-        trials.append((beta, metric.value))
+        trials.append((beta, metric.value, achieved))
         print(f"  reference: β = {beta:.3f}: perplexity {metric.value:.2f}", flush=True)
         k += 1
     best = min(trials, key=lambda trial: trial[1])
     return {
         "beta": best[0],
         "perplexity": best[1],
+        "achieved": best[2],
         "trials": trials,
         "seconds": time.perf_counter() - started,
     }
@@ -55,9 +56,11 @@ def procedure(
 @torch.no_grad()
 def _prune(
     loaded: LoadedModel, blocks: list[nn.Module], rates: list[float], data: DataRequest
-) -> None:
+) -> float:
+    """Prune in place; returns the share of weights cut, which rounding down leaves below S."""
     calibration = atp_llm.atp_calibrate(loaded, data)
     inputs: list[tuple[Any, Any]] = []
+    cut = total = 0
 
     class Caught(Exception):
         """The first block's inputs are all that is wanted of this forward."""
@@ -92,8 +95,10 @@ def _prune(
             order = torch.sort(metric, dim=-1, stable=True)[1]
             drop = order[:, : math.floor(metric.shape[1] * rate)]
             linear.weight.scatter_(1, drop, 0.0)
+            cut, total = cut + drop.numel(), total + metric.numel()
         outputs = [block(*args, **kwargs) for args, kwargs in inputs]
         inputs = [
             ((output if isinstance(output, torch.Tensor) else output[0], *args[1:]), kwargs)
             for output, (args, kwargs) in zip(outputs, inputs, strict=True)
         ]
+    return cut / total
