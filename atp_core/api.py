@@ -11,7 +11,7 @@ from typing import Any
 from ._plan import make_plan
 from ._session import Session
 from ._workflow import Pruning, identity
-from ._write import prepare_output, write_output
+from ._write import prepare_output, write_output, write_search
 from .errors import UsageError
 from .progress import Progress
 from .recipe import Recipe
@@ -205,8 +205,6 @@ def run_search(
     progress: Progress | None = None,
 ) -> SearchResult:
     """`search` with a recipe that is already made."""
-    from ._write import write_search
-
     output = None if recipe.output is None else Path(recipe.output)
     if output is not None:
         prepare_output(output, overwrite=overwrite)

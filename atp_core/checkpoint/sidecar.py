@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from .._json import without_non_finite
 from ..errors import ModelError
 from .atomic import SIDECAR_NAME, atomic_write_text
 
@@ -62,7 +62,7 @@ def write_sidecar(directory: Path, sidecar: Sidecar) -> Path:
         DataError: the disk is full.
     """
     path = directory / SIDECAR_NAME
-    data = _without_non_finite(sidecar.model_dump(mode="python"))
+    data = without_non_finite(sidecar.model_dump(mode="python"))
     atomic_write_text(path, json.dumps(data, indent=2, allow_nan=False, default=str) + "\n")
     return path
 
@@ -101,13 +101,3 @@ def read_sidecar(directory: Path) -> Sidecar:
 
 def _damaged(path: Path, why: str) -> str:
     return f"{path} is damaged ({why}); prune again, or restore the file from where it came from"
-
-
-def _without_non_finite(data: Any) -> Any:
-    if isinstance(data, dict):
-        return {str(key): _without_non_finite(value) for key, value in data.items()}
-    if isinstance(data, (list, tuple)):
-        return [_without_non_finite(value) for value in data]
-    if isinstance(data, float) and not math.isfinite(data):
-        return "NaN" if math.isnan(data) else ("Infinity" if data > 0 else "-Infinity")
-    return data

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from typing import Any
 
 from rich.console import Console
+
+from .._json import without_non_finite
 
 __all__ = ["emit_json", "stderr", "stdout"]
 
@@ -28,14 +29,4 @@ def emit_json(data: Any) -> None:
 
     JSON has no NaN and no infinity; they are printed as the strings "NaN" and "±Infinity".
     """
-    print(json.dumps(_plain(data), indent=2, allow_nan=False, ensure_ascii=False))
-
-
-def _plain(data: Any) -> Any:
-    if isinstance(data, dict):
-        return {str(key): _plain(value) for key, value in data.items()}
-    if isinstance(data, (list, tuple)):
-        return [_plain(value) for value in data]
-    if isinstance(data, float) and not math.isfinite(data):
-        return "NaN" if math.isnan(data) else ("Infinity" if data > 0 else "-Infinity")
-    return data
+    print(json.dumps(without_non_finite(data), indent=2, allow_nan=False, ensure_ascii=False))
