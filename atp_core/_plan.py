@@ -10,6 +10,7 @@ import torch
 
 from ._session import Session
 from ._workflow import check_settings, given_schedule, trial_samples
+from .allocation.betas import beta_text
 from .records import Chain, LoadedModel
 from .results import PlanResult
 from .trials.beta import Adaptive, Grid
@@ -37,8 +38,9 @@ def make_plan(session: Session) -> PlanResult:
         schedules["given"] = given_schedule(session, chains)
     elif not getattr(allocator, "takes_beta", False):
         schedules[allocator.name] = session.allocate(allocator, chains)
-    elif isinstance(recipe.beta, float):
-        schedules[f"β = {recipe.beta:g}"] = session.allocate(allocator, chains, beta=recipe.beta)
+    elif not isinstance(recipe.beta, str):
+        label = f"β = {beta_text(recipe.beta, 6)}"
+        schedules[label] = session.allocate(allocator, chains, beta=recipe.beta)
     else:
         schedules["uniform"] = session.allocate(allocator, chains, beta=0.0)
         schedules[f"steepest (β = {limit:.4g})"] = session.allocate(allocator, chains, beta=limit)
@@ -47,8 +49,10 @@ def make_plan(session: Session) -> PlanResult:
                 trials = Grid(limit, recipe.beta_step)([])
                 most = len(trials)
             else:
-                trials = Adaptive(limit, higher_is_better=False)([])
+                trials = Adaptive(limit)([])
                 most = len(trials) + len(Adaptive.OUTER) + 3
+            if recipe.beta_per_chain:
+                most += most * len(session.beta_limits(chains))
     defaults = loaded.defaults
     samples = recipe.samples or defaults.get("samples")
     seqlen = recipe.seqlen or defaults.get("seqlen")

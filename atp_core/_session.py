@@ -76,6 +76,7 @@ class Session:
         self._calibration: Calibration | None = None
         self._snapshot: Snapshot | None = None
         self._examples: dict[Split, frozenset[str]] = {}
+        self._seen: set[Split] = set()
 
     def again(self, recipe: Recipe) -> Session:
         """A session for another recipe on the same model, which is loaded and copied once.
@@ -138,8 +139,12 @@ class Session:
                 advance("")
         return self._loaded
 
-    def locate(self, loaded: LoadedModel) -> Sequence[Chain]:
-        """The chains the recipe asks for.
+    def locate(self, loaded: LoadedModel, *, every: bool = False) -> Sequence[Chain]:
+        """The chains the recipe asks for; where it names none, those pruned by default.
+
+        Args:
+            loaded: the model.
+            every: where the recipe names none, all chains.
 
         Raises:
             UnknownNameError: the recipe names a chain the model does not have.
@@ -148,7 +153,8 @@ class Session:
         found: Sequence[Chain] = self.plugins.caller("atp_locate", self.plugin)(loaded=loaded)
         names = [chain.name for chain in found]
         sparsity = self.recipe.sparsity
-        asked = self.recipe.chains or (list(sparsity) if isinstance(sparsity, Mapping) else names)
+        usual = [chain.name for chain in found if chain.default or every] or names
+        asked = self.recipe.chains or (list(sparsity) if isinstance(sparsity, Mapping) else usual)
         for name in asked:
             if name not in names:
                 raise UnknownNameError("chain", name, names)
@@ -180,15 +186,18 @@ class Session:
         total = sum(chain.parameters for chain in chains)
         return sum(targets[chain.name] * chain.parameters for chain in chains) / total
 
-    def beta_limit(self, chains: Sequence[Chain]) -> float:
-        """The largest β that is legal for every chain; 0 where no chain has two blocks."""
+    def beta_limits(self, chains: Sequence[Chain]) -> dict[str, float]:
+        """The largest legal β of each chain that has two blocks or more."""
         targets = self.targets(chains)
-        limits = [
-            beta_max(targets[chain.name], len(chain.blocks))
+        return {
+            chain.name: beta_max(targets[chain.name], len(chain.blocks))
             for chain in chains
             if len(chain.blocks) > 1
-        ]
-        return min(limits, default=0.0)
+        }
+
+    def beta_limit(self, chains: Sequence[Chain]) -> float:
+        """The largest β that is legal for every chain; 0 where no chain has two blocks."""
+        return min(self.beta_limits(chains).values(), default=0.0)
 
     def allocate(self, allocator: Allocator, chains: Sequence[Chain], **options: Any) -> Schedule:
         """The schedule `allocator` makes for the recipe's sparsity."""
@@ -207,6 +216,8 @@ class Session:
             search_samples=recipe.search_samples,
             report_samples=recipe.report_samples,
             seqlen=recipe.seqlen,
+            classes=recipe.classes,
+            templates=recipe.templates,
             batch_size=recipe.batch_size,
             seed=recipe.seed,
         )
@@ -243,6 +254,19 @@ class Session:
                 )
         self._check_disjoint(split, found.examples)
         return found
+
+    def see_dense(self, split: Split) -> bool:
+        """Show the dense model to a plugin that compares with it, once a split.
+
+        Returns:
+            Whether the weights were restored for it.
+        """
+        if not self.loaded.compares or split in self._seen:
+            return False
+        self.restore()
+        self.evaluate(split)
+        self._seen.add(split)
+        return True
 
     def _check_disjoint(self, split: Split, examples: frozenset[str]) -> None:
         for other, known in self._examples.items():
@@ -285,6 +309,7 @@ class Session:
         """Put the weights back as they were loaded, if anything has changed them."""
         if self._snapshot is not None:
             self._snapshot.restore()
+            self.loaded.pruned = False
 
     def prune(
         self, schedule: Schedule, method: Method, title: str, samples: int | None = None
@@ -298,12 +323,14 @@ class Session:
             samples: calibrate on the first so many samples only; None is all of them.
         """
         self.snapshot.restore()
+        self.loaded.pruned = False
         calibration = None
         if method.calibrated:
             calibration = self.calibration
             if samples is not None and samples < calibration.samples:
                 calibration = calibration.subset(samples)
         self.snapshot.stale = True
+        self.loaded.pruned = True
         report: PruneReport = self.plugins.caller("atp_prune", self.plugin)(
             loaded=self.loaded,
             chains=self.chains,

@@ -10,12 +10,13 @@ from typing import Any
 
 from ._session import Session
 from .allocation import Allocator
+from .allocation.betas import beta_text, by_chain, shortest
 from .allocation.budget import weighted_mean
 from .allocation.file import from_file
 from .engine.pruning import PruneReport
 from .errors import UsageError
 from .methods import Method
-from .records import Chain, Metric, Schedule
+from .records import Beta, Chain, Metric, Schedule, Split
 from .results import SearchResult, metrics_from_dict, metrics_to_dict, peak_memory_bytes
 from .trials import Objective, Trial, best
 from .trials.beta import Adaptive, Grid, Strategy, search_beta
@@ -57,14 +58,19 @@ def check_settings(session: Session, allocator: Allocator) -> None:
         UsageError: β is given where nothing takes one.
     """
     recipe = session.recipe
-    if recipe.beta != "search" or recipe.beta_step is not None:
+    if recipe.beta != "search" or recipe.beta_step is not None or recipe.beta_per_chain:
         if recipe.schedule is not None:
-            raise UsageError("a schedule has its rates already; drop --beta and --beta-step")
+            raise UsageError("a schedule has its rates already; drop --beta and its like")
         if not getattr(allocator, "takes_beta", False):
             raise UsageError(
-                f"the {allocator.name} allocation has no β; drop --beta and --beta-step, or use "
+                f"the {allocator.name} allocation has no β; drop --beta and its like, or use "
                 "--allocation atp"
             )
+    if recipe.beta_per_chain and not isinstance(recipe.beta, str):
+        raise UsageError(
+            "--beta-per-chain is for a β that is searched or measured; to give one for each "
+            "chain, write --beta chain=number,chain=number"
+        )
 
 
 def given_schedule(session: Session, chains: Sequence[Chain]) -> Schedule:
@@ -87,6 +93,11 @@ def given_schedule(session: Session, chains: Sequence[Chain]) -> Schedule:
             f"{target:.4g}; give --sparsity {mean:.4g}"
         )
     return schedule
+
+
+def _halved(beta: float, limit: float) -> float:
+    """A measured β, within the half of its range that can be trusted."""
+    return min(max(beta, 0.0), limit / 2)
 
 
 @dataclass
@@ -122,7 +133,7 @@ class Pruning:
         """Whether the allocation has a β to choose."""
         return self._recipe.schedule is None and bool(getattr(self._allocator, "takes_beta", False))
 
-    def schedule(self, beta: float | None = None) -> Schedule:
+    def schedule(self, beta: Beta | None = None) -> Schedule:
         """The schedule of the recipe, with `beta` where the allocation takes one."""
         session = self._session
         if self._recipe.schedule is not None:
@@ -130,7 +141,7 @@ class Pruning:
         options = {"beta": beta} if beta is not None else {}
         return session.allocate(self._allocator, session.chains, **options)
 
-    def search(self, confirmed: Callable[[float], None] | None = None) -> SearchResult:
+    def search(self, confirmed: Callable[[Beta], None] | None = None) -> SearchResult:
         """Settle the schedule.
 
         Args:
@@ -146,27 +157,20 @@ class Pruning:
             schedule = self.schedule()
         else:
             wanted = self._recipe.beta
+            found: list[Beta]
             if wanted == "search":
-                self._judge(0.0)  # tells the direction; the search finds it in the journal
-                trials = search_beta(self._judge, self._strategy(limit), session.executor())
-                chosen = best(trials, self._known().higher_is_better).beta
+                found, trials = self._search(limit)
             elif wanted == "auto":
                 auto = self.measure()
-                chosen = float(auto["beta"])
+                found = [auto["beta"]]
             else:
-                chosen = float(wanted)
-            schedule = self.schedule(chosen)
+                found = [wanted]
+            schedule = self.schedule(found[-1])
             # A searched β was judged against 0 in its trials; a measured one has had no trial.
             judged = self._recipe.baseline or wanted == "auto"
-            finalists = list(dict.fromkeys([0.0, chosen])) if judged else []
-            final = []
-            for beta in finalists:
-                trial = self._judge(beta, final=True)
-                final.append(trial)
-                if confirmed is not None:
-                    confirmed(beta)
+            final = self._confirm([0.0, *found] if judged else [], confirmed)
             trials += final
-            if final and wanted in ("search", "auto"):
+            if final and isinstance(wanted, str):
                 winner = best(final, self._known().higher_is_better).beta
                 schedule = self.schedule(winner)
         known = self._direction
@@ -183,10 +187,54 @@ class Pruning:
             beta_auto=auto,
         )
 
-    def _strategy(self, limit: float) -> Strategy:
+    def _search(self, limit: float) -> tuple[list[Beta], list[Trial]]:
+        """What was found, one β for all chains and then one for each, and the trials."""
+        self._judge(0.0)  # tells the direction; the search finds it in the journal
+        higher = self._known().higher_is_better
+        trials = self._try(self._judge, limit)
+        joint = best(trials, higher).beta
+        limits = self._session.beta_limits(self._session.chains)
+        if not self._recipe.beta_per_chain or len(limits) < 2:
+            return [joint], trials
+        chains = sorted(self._session.chains, key=lambda chain: -chain.parameters)
+        betas = by_chain(joint, [chain.name for chain in self._session.chains])
+        for name in (chain.name for chain in chains if chain.name in limits):
+            varied = self._vary(name, betas, limits[name])
+            betas = by_chain(best(varied, higher).beta, list(betas))
+            trials += varied
+        return [joint, shortest(betas)], trials
+
+    def _vary(self, name: str, betas: Mapping[str, float], limit: float) -> list[Trial]:
+        """Trials in which the β of one chain is varied and the others stay."""
+
+        def judge(beta: float) -> Trial:
+            return self._judge({**betas, name: beta}, f"search {name}")
+
+        trials = self._try(judge, limit)
+        start = judge(betas[name])
+        return trials if start in trials else [*trials, start]
+
+    def _try(self, judge: Callable[[float], Trial], limit: float) -> list[Trial]:
+        higher = self._known().higher_is_better
+        strategy: Strategy
         if self._recipe.beta_step is not None:
-            return Grid(limit, self._recipe.beta_step)
-        return Adaptive(limit, higher_is_better=self._known().higher_is_better)
+            strategy = Grid(limit, self._recipe.beta_step)
+        else:
+            strategy = Adaptive(limit)
+        return search_beta(judge, strategy, self._session.executor(), higher_is_better=higher)
+
+    def _confirm(
+        self, candidates: Sequence[Beta], confirmed: Callable[[Beta], None] | None
+    ) -> list[Trial]:
+        """Judge each candidate once on all calibration data."""
+        final: dict[str, Trial] = {}
+        for beta in candidates:
+            digest = self.schedule(beta).digest
+            if digest not in final:
+                final[digest] = self._judge(beta, "final")
+                if confirmed is not None:
+                    confirmed(beta)
+        return list(final.values())
 
     def measure(self) -> dict[str, Any]:
         """Error growth, the β that follows from it, and the β to take.
@@ -201,20 +249,22 @@ class Pruning:
             session = self._session
             session.restore()
             self._current = None
+            chains = session.chains
             measured = measure_beta(
-                session.chains,
-                session.targets(session.chains),
+                chains,
+                session.targets(chains),
                 self._method,
                 session.calibration.subset(self._trial_samples() or _TRIAL_LEAST),
                 device=session.device,
                 progress=session.progress,
             )
-            limit = session.beta_limit(session.chains)
-            known = {
-                **measured.to_dict(),
-                "closed_form": measured.beta,
-                "beta": min(max(measured.beta, 0.0), limit / 2),
-            }
+            closed: Beta = measured.beta
+            taken: Beta = _halved(measured.beta, session.beta_limit(session.chains))
+            if self._recipe.beta_per_chain:
+                limits = session.beta_limits(session.chains)
+                closed = {chain.name: measured.betas.get(chain.name, 0.0) for chain in chains}
+                taken = shortest({n: _halved(b, limits.get(n, 0.0)) for n, b in closed.items()})
+            known = {**measured.to_dict(), "closed_form": closed, "beta": taken}
             self._journal.put("auto", known)
         return known
 
@@ -226,19 +276,18 @@ class Pruning:
             return None
         return trial_samples(self._session.calibration.samples, self._recipe.trial_samples)
 
-    def _judge(self, beta: float, final: bool = False) -> Trial:
+    def _judge(self, beta: Beta, stage: str = "search") -> Trial:
         samples = self._trial_samples()
-        if final and samples is not None:
+        if stage == "final" and samples is not None:
             samples = self._session.calibration.samples
         schedule = self.schedule(beta)
         key = f"trial/{samples}/{schedule.digest}"
-        stage = "final" if final else "search"
         if (known := self._journal.get(key)) is not None:
             self._direction = _Direction(**known["direction"])
-            return Trial(**{**known["trial"], "stage": stage})
+            return Trial(**{**known["trial"], "beta": beta, "stage": stage})
         started = time.perf_counter()
         self._prepare()
-        what = "uniform" if beta == 0.0 else f"β = {beta:.4g}"
+        what = "uniform" if beta == 0.0 else f"β = {beta_text(beta)}"
         self.prune(schedule, f"{stage}: {what}", samples)
         metric = self._measure()
         self._direction = _Direction(metric.name, metric.higher_is_better)
@@ -256,11 +305,16 @@ class Pruning:
         return trial
 
     def _prepare(self) -> None:
+        self._see_dense("search")
         if self._objective is not None and not self._prepared:
             self._session.restore()
             self._current = None
             self._objective.prepare(self._session.loaded, self._session.data)
         self._prepared = True
+
+    def _see_dense(self, split: Split) -> None:
+        if self._session.see_dense(split):
+            self._current = None
 
     def _measure(self) -> Metric:
         name = self._recipe.objective
@@ -295,6 +349,7 @@ class Pruning:
             self._session.restore()
             self._current = None
         else:
+            self._see_dense("report")
             self.prune(schedule, f"pruning ({who})")
         found = self._session.evaluate("report")
         metrics = {metric.name: metric for metric in found.metrics}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ._session import Session
+from .allocation.betas import beta_text
 from .allocation.uniform import Uniform
 from .checkpoint import (
     Sidecar,
@@ -123,22 +124,40 @@ def _figures(session: Session, result: SearchResult, work: Path) -> Sequence[Pat
     shown: dict[str, Schedule] = {"uniform": session.allocate(Uniform(), session.chains)}
     label = result.schedule.allocation
     if result.beta is not None:
-        label += f", β = {result.beta:.4g}"
+        label += f", β = {beta_text(result.beta)}"
     if result.beta != 0.0:
         shown[label] = result.schedule
     figures = [rates_figure(shown, work / f"rates{suffix}") for suffix in (".png", ".svg")]
-    if len({trial.beta for trial in result.trials}) > 1:
+    for name, (trials, chosen) in _curves(result).items():
         figures += [
             objective_figure(
-                [trial.to_dict() for trial in result.trials],
-                work / f"objective{suffix}",
+                trials,
+                work / f"{name}{suffix}",
                 result.objective,
-                chosen=result.beta,
+                chosen=chosen,
                 higher_is_better=result.higher_is_better,
             )
             for suffix in (".png", ".svg")
         ]
     return figures
+
+
+def _curves(result: SearchResult) -> dict[str, tuple[list[dict[str, Any]], float | None]]:
+    """File name → trials against one β, and that β as it was taken: of all chains, and of each."""
+    given = result.beta
+    joint = [trial.to_dict() for trial in result.trials if not isinstance(trial.beta, Mapping)]
+    curves = {"objective": (joint, None if isinstance(given, Mapping) else given)}
+    for trial in result.trials:
+        chain = trial.stage.removeprefix("search ")
+        if isinstance(trial.beta, Mapping) and chain in trial.beta:
+            own = {**trial.to_dict(), "beta": trial.beta[chain], "stage": "search"}
+            taken = given[chain] if isinstance(given, Mapping) else given
+            curves.setdefault(f"objective-{chain}", ([], taken))[0].append(own)
+    return {
+        name: curve
+        for name, curve in curves.items()
+        if len({trial["beta"] for trial in curve[0]}) > 1
+    }
 
 
 def _bytes(session: Session) -> int:

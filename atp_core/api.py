@@ -15,7 +15,7 @@ from ._write import prepare_output, write_output, write_search
 from .errors import UsageError
 from .progress import Progress
 from .recipe import Recipe
-from .records import LoadedModel, Metric, Source
+from .records import Beta, LoadedModel, Metric, Source
 from .results import EvaluateResult, InspectResult, PlanResult, PruneResult, SearchResult
 from .trials.journal import Journal
 
@@ -126,7 +126,7 @@ def inspect(
     source = _source(model_or_source, processor)
     session = Session(_recipe(source, {"sparsity": 0.0, **settings}, None), source)
     loaded = session.load(meta=not weights)
-    chains = session.locate(loaded)
+    chains = session.locate(loaded, every=True)
     zeros: dict[str, int] = {}
     if weights:
         for chain in chains:
@@ -173,7 +173,7 @@ def run_prune(
     pruning, work = _pruning(session, output, resume, overwrite)
     metrics: dict[str, Mapping[str, Metric]] = {"dense": pruning.report_metrics("dense", None)}
 
-    def confirmed(beta: float) -> None:
+    def confirmed(beta: Beta) -> None:
         if beta == 0.0 and recipe.baseline:
             metrics["uniform"] = pruning.report_metrics("uniform", pruning.schedule(0.0))
 
@@ -186,7 +186,7 @@ def run_prune(
         metrics=metrics,
         seconds=time.perf_counter() - started,
         output=output,
-        notes=pruning.notes(report),
+        notes=[*pruning.notes(report), *_unmeasured(metrics)],
         total_parameters=_parameters(session.loaded),
         model=session.loaded.model,
     )
@@ -237,7 +237,7 @@ def _pruning(
 
 def _check_beta(session: Session) -> None:
     """Refuse an illegal β before weights are loaded."""
-    if isinstance(session.recipe.beta, float) and session.source.model is None:
+    if not isinstance(session.recipe.beta, str) and session.source.model is None:
         make_plan(session)
 
 
@@ -253,6 +253,12 @@ def _recipe(source: Source, settings: Mapping[str, Any], output: str | Path | No
     return Recipe.make(
         {**settings, "source": source.text, "output": None if output is None else str(output)}
     )
+
+
+def _unmeasured(metrics: Mapping[str, Mapping[str, Metric]]) -> list[str]:
+    if any(metrics.values()):
+        return []
+    return ["no report data, so the result was not measured; give --report-data to measure it"]
 
 
 def _parameters(loaded: LoadedModel) -> int:

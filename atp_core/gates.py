@@ -54,9 +54,12 @@ def check_gates(gates: Sequence[Gate], metrics: Mapping[str, Metric]) -> None:
     """Check every gate.
 
     Raises:
+        UsageError: nothing was measured.
         UnknownNameError: a gate names a metric that was not measured.
         GateError: a gate is missed; names all of them.
     """
+    if gates and not metrics:
+        raise UsageError("--fail-if has nothing to go by: give --report-data to measure on")
     missed = []
     for gate in gates:
         if gate.metric not in metrics:

@@ -95,8 +95,14 @@ class Recipe(BaseModel):
     """How weights inside a block are chosen."""
     allocation: _Name = "atp"
     """How S is spread over blocks."""
-    beta: Literal["search", "auto"] | _Number = "search"
-    """Common difference of the progression: searched, measured, or given."""
+    beta: (
+        Literal["search", "auto"]
+        | _Number
+        | Annotated[dict[_Name, _Number], Field(min_length=1)]
+    ) = "search"
+    """Common difference of the progression: searched, measured, or given, also by chain."""
+    beta_per_chain: bool = False
+    """Search or measure a β for each chain, not one for all."""
     beta_step: _Step | None = None
     """Search the whole grid of this step instead; the paper's is 0.002."""
     schedule: Path | None = None
@@ -119,6 +125,10 @@ class Recipe(BaseModel):
     """Number of held-out samples β is judged on."""
     report_samples: _Count | None = None
     """At most this many samples of the report data."""
+    classes: _Name | None = None
+    """File of class names, one a line or JSON; `folder<TAB>name` where the two differ."""
+    templates: _Name | None = None
+    """File of prompt templates, one a line, each with {} in it."""
     seqlen: Annotated[int, Field(ge=2), BeforeValidator(_no_bool)] | None = None
     """Tokens a sample, for models of text."""
     batch_size: _Count = 1
@@ -280,7 +290,10 @@ def _told(error: ErrorDetails) -> str:
     if error["type"] == "missing":
         return f"`{key}` is missing; add it"
     if key == "beta":
-        return f"`beta` must be 'search', 'auto' or a finite number, not {error['input']!r}"
+        return (
+            "`beta` must be 'search', 'auto', a finite number, or one for each chain, not "
+            f"{error['input']!r}"
+        )
     name = key
     if key == "sparsity" and location[-1] not in ("rate", "chains"):
         name = f"{key}.{location[-1]}"

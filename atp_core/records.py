@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
+    "Beta",
     "Block",
     "Calibration",
     "Chain",
@@ -36,6 +37,9 @@ __all__ = [
 ]
 
 Split = Literal["calibration", "search", "report"]
+
+Beta = float | Mapping[str, float]
+"""A common difference for all chains, or one for each by name."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,9 @@ class LoadedModel:
         progress: where the plugin shows how far a long step is.
         defaults: the plugin's own defaults of data settings, e.g. {"samples": 32}, for estimates.
         card: front matter for the model card, e.g. {"library_name": "transformers"}.
+        compares: evaluations compare with the dense model. Core then evaluates each split on the
+            dense model first, whose outputs the plugin keeps in `cache`.
+        pruned: the weights are not those that were loaded; kept by core.
     """
 
     model: nn.Module
@@ -123,6 +130,8 @@ class LoadedModel:
     progress: Progress = field(default_factory=NullProgress)
     defaults: dict[str, int] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
+    compares: bool = False
+    pruned: bool = False
 
 
 @dataclass(eq=False)
@@ -213,11 +222,13 @@ class Chain:
         name: e.g. "decoder", "vision", "text".
         blocks: in the order in which the forward pass reaches them.
         dense: what stays dense and why, for the user, e.g. {"lm_head": "output layer"}.
+        default: pruned where the user names no chains (a vision tower often is not).
     """
 
     name: str
     blocks: Sequence[Block]
     dense: Mapping[str, str] = field(default_factory=dict)
+    default: bool = True
 
     @property
     def parameters(self) -> int:
@@ -237,6 +248,8 @@ class DataRequest:
         search_samples: number of samples in the search split.
         report_samples: at most this many samples (windows) in the report split; None is all.
         seqlen: tokens a sample, where the modality has tokens; None is the plugin's default.
+        classes: file of class names (`atp_core.data.read_classes`), where classes are named.
+        templates: file of prompt templates (`atp_core.data.read_templates`).
         batch_size: samples that go through the model at once.
         seed: seed of every random choice of samples.
     """
@@ -247,6 +260,8 @@ class DataRequest:
     search_samples: int | None = None
     report_samples: int | None = None
     seqlen: int | None = None
+    classes: str | None = None
+    templates: str | None = None
     batch_size: int = 1
     seed: int = 0
 
@@ -337,7 +352,8 @@ class Evaluation:
     """What `atp_evaluate` returns.
 
     Attributes:
-        metrics: the first is the default objective.
+        metrics: the first is the default objective. Empty on the report split where no report
+            data is given and the plugin has no default: core then says that nothing was measured.
         examples: identities of the documents or images used, to prove splits disjoint.
     """
 
@@ -368,13 +384,13 @@ class Schedule:
         rates: chain name → block name → rate in [0, 1], blocks in order.
         sparsity: target average sparsity S, weighted by parameters.
         allocation: name of the allocator.
-        beta: common difference, where the allocation has one.
+        beta: common difference, where the allocation has one; by chain where they differ.
     """
 
     rates: Mapping[str, Mapping[str, float]]
     sparsity: float
     allocation: str
-    beta: float | None = None
+    beta: Beta | None = None
 
     def of(self, chain: Chain) -> list[float]:
         """Rates of a chain's blocks, in order.
@@ -404,7 +420,7 @@ class Schedule:
             "version": 1,
             "allocation": self.allocation,
             "sparsity": self.sparsity,
-            "beta": self.beta,
+            "beta": dict(self.beta) if isinstance(self.beta, Mapping) else self.beta,
             "rates": {chain: dict(blocks) for chain, blocks in self.rates.items()},
         }
 
@@ -423,11 +439,15 @@ class Schedule:
                 for chain, blocks in data["rates"].items()
             }
             beta = data.get("beta")
+            if isinstance(beta, Mapping):
+                beta = {str(chain): float(value) for chain, value in beta.items()}
+            elif beta is not None:
+                beta = float(beta)
             schedule = cls(
                 rates=rates,
                 sparsity=float(data["sparsity"]),
                 allocation=str(data["allocation"]),
-                beta=None if beta is None else float(beta),
+                beta=beta,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"not a schedule: {error!r}") from None

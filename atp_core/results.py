@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .engine.pruning import PruneReport
-from .records import Chain, Metric, Schedule
+from .records import Beta, Chain, Metric, Schedule
 from .trials import Trial
 
 __all__ = [
@@ -194,8 +194,8 @@ class SearchResult:
     beta_auto: Mapping[str, Any] | None = None
 
     @property
-    def beta(self) -> float | None:
-        """The common difference of the schedule."""
+    def beta(self) -> Beta | None:
+        """The common difference of the schedule; by chain where they differ."""
         return self.schedule.beta
 
     def to_json(self) -> dict[str, Any]:
@@ -246,8 +246,8 @@ class PruneResult:
         return self.search.schedule
 
     @property
-    def beta(self) -> float | None:
-        """The common difference of the schedule, where it has one."""
+    def beta(self) -> Beta | None:
+        """The common difference of the schedule, where it has one; by chain where they differ."""
         return self.search.beta
 
     @property

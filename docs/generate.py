@@ -189,6 +189,8 @@ def results_page() -> str:
         "auto": lambda: _auto_table(grid),
         "search": lambda: _search_table(grid),
         "bench": _bench_tables,
+        "modalities": _modality_tables,
+        "modality_commands": _modality_commands,
     }
     return NOTICE + re.sub(r"\{\{(\w+)\}\}", lambda match: tables[match[1]](), template)
 
@@ -219,6 +221,58 @@ def _search_table(grid: dict[str, Any]) -> str:
         told = ", ".join(f"{t['beta']:.4f}: {t['objective']:.1f}" for t in trials)
         rows.append(f"| {sparsity} | {method} | {told} | {cell['seconds']:.0f} |")
     return "\n".join(rows)
+
+
+_SHOWN = ("top1", "accuracy", "exact_match")
+"""Metrics that the tables of other modalities show, beside the objective of the search."""
+
+
+def _modalities() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / "modality_grid.json").read_text("utf-8"))
+    return found
+
+
+def _modality_tables() -> str:
+    lines = []
+    for name, model in _modalities().items():
+        first = next(iter(model["cells"].values()))
+        blocks = ", ".join(f"{chain} {count} blocks" for chain, count in first["chains"].items())
+        shown = [metric for metric in _SHOWN if metric in first["dense"]]
+        example = first["dense"][shown[0]]
+        lines += [
+            f"### {name}",
+            "",
+            f"Chains: {blocks}. Report: {Path(example['dataset']).name}, n = {example['n']}; "
+            f"{example['convention']}.",
+            "",
+            "| S | metric | dense | uniform | ATP | β | β: objective on the search split |",
+            "|---:|---|---:|---:|---:|---:|---|",
+        ]
+        for sparsity, cell in model["cells"].items():
+            for metric in shown:
+                measured = (cell[who][metric] for who in ("dense", "uniform", "pruned"))
+                values = " | ".join(map(_percent, measured))
+                beta = f"{cell['beta']:.4f}" if metric == shown[0] else ""
+                curve = _curve(cell) if metric == shown[0] else ""
+                label = sparsity if metric == shown[0] else ""
+                lines.append(f"| {label} | {metric} | {values} | {beta} | {curve} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _percent(metric: dict[str, Any]) -> str:
+    return f"{metric['value']:.1f} ± {metric['stderr']:.1f}"
+
+
+def _curve(cell: dict[str, Any]) -> str:
+    trials = sorted((t for t in cell["trials"] if t["stage"] == "search"), key=lambda t: t["beta"])
+    return ", ".join(f"{trial['beta']:.4f}: {trial['objective']:.3g}" for trial in trials)
+
+
+def _modality_commands() -> str:
+    return "\n".join(
+        next(iter(model["cells"].values()))["command"] for model in _modalities().values()
+    )
 
 
 def _bench_tables() -> str:

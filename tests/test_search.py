@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from atp_core.errors import UsageError
 from atp_core.trials import Trial, best
-from atp_core.trials.beta import Adaptive, Grid, search_beta
+from atp_core.trials.beta import Adaptive, Grid, Point, search_beta
 from atp_core.trials.executors import Local
 from atp_core.trials.journal import Journal
 
@@ -25,8 +25,9 @@ def trial(beta: float, objective: float) -> Trial:
 def run(objective: Callable[[float], float], limit: float, higher: bool = False) -> list[Trial]:
     return search_beta(
         lambda beta: trial(beta, objective(beta)),
-        Adaptive(limit, higher_is_better=higher),
+        Adaptive(limit),
         Local(),
+        higher_is_better=higher,
     )
 
 
@@ -88,8 +89,8 @@ def test_grid_has_the_papers_number_of_trials(sparsity: float, blocks: int, step
 def test_grid_proposes_only_what_is_missing() -> None:
     grid = Grid(0.01, 0.002)
     points = grid([])
-    assert grid([trial(beta, 1.0) for beta in points[:3]]) == points[3:]
-    assert grid([trial(beta, 1.0) for beta in points]) == []
+    assert grid([Point(beta, 1.0) for beta in points[:3]]) == points[3:]
+    assert grid([Point(beta, 1.0) for beta in points]) == []
 
 
 @pytest.mark.parametrize("step", [0.0, -0.002, math.nan, math.inf])

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from ..errors import UsageError
 from ..records import Schedule
 from . import AllocationRequest
+from .betas import by_chain, shortest
 from .budget import beta_max, solve_intercept
 
 __all__ = ["ATP"]
@@ -27,7 +26,7 @@ class ATP:
     takes_beta = True
 
     def allocate(self, request: AllocationRequest) -> Schedule:
-        """The progression of every chain for the option "beta".
+        """The progression of every chain for the option "beta", a number or one for each chain.
 
         Raises:
             UsageError: β is missing or outside its range.
@@ -36,10 +35,10 @@ class ATP:
         beta = options.pop("beta", None)
         for option in options:
             raise UsageError(f"the atp allocation has no option {option!r}; it has 'beta'")
-        if not isinstance(beta, (int, float)) or not math.isfinite(beta):
-            raise UsageError("the atp allocation needs a number for β, e.g. --beta 0.005")
+        betas = by_chain(beta, [chain.name for chain in request.chains])
         rates: dict[str, dict[str, float]] = {}
         for chain in request.chains:
+            beta = betas[chain.name]
             target = request.sparsity[chain.name]
             limit = beta_max(target, len(chain.blocks))
             # One block alone has no progression, so any β that others can use suits it.
@@ -56,4 +55,4 @@ class ATP:
             rates[chain.name] = {
                 block.name: rate for block, rate in zip(chain.blocks, solved, strict=True)
             }
-        return Schedule(rates, request.target, self.name, beta)
+        return Schedule(rates, request.target, self.name, shortest(betas))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from ..allocation.betas import beta_text
+
 if TYPE_CHECKING:
     from ..recipe import Recipe
     from ..records import Metric
@@ -66,9 +68,7 @@ def model_card(
         f"---\n{front}---",
         f"# {name}, {100 * result.sparsity:.4g} % of its prunable weights cut",
         _lead(result, recipe, name),
-        "## Results",
-        "\n".join(_results(result)),
-        *_measured(result),
+        *_comparison(result),
         "## Size and speed",
         _size(result),
         "## Rates",
@@ -91,7 +91,7 @@ def _lead(result: PruneResult, recipe: Recipe, name: str) -> str:
         f"allocation `{schedule.allocation}`"
     )
     if schedule.beta is not None:
-        text += f" with β = {schedule.beta:.4g}"
+        text += f" with β = {beta_text(schedule.beta)}"
     text += "."
     if schedule.allocation == "atp" and schedule.beta:
         text += (
@@ -102,6 +102,13 @@ def _lead(result: PruneResult, recipe: Recipe, name: str) -> str:
     elif schedule.beta == 0.0 and recipe.beta == "search":
         text += " β = 0 is uniform sparsity: the search found nothing better for this model."
     return text
+
+
+def _comparison(result: PruneResult) -> Iterator[str]:
+    if result.metrics["pruned"]:
+        yield "## Results"
+        yield "\n".join(_results(result))
+        yield from _measured(result)
 
 
 def _results(result: PruneResult) -> Iterator[str]:

@@ -25,7 +25,7 @@ _COMMANDS = {
     "eval": "Measure a model.",
     "inspect": "Show chains, blocks and zeros.",
     "plugins": "Show what is installed.",
-    "demo": "Prune SmolLM2-135M with ATP and compare with uniform.",
+    "demo": "Prune a model with ATP and compare with uniform.",
 }
 
 

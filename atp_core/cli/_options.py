@@ -18,6 +18,14 @@ __all__ = ["data_options", "load_options", "output_options", "recipe_from", "sch
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def _numbers(text: str) -> float | dict[str, float]:
+    """A number, or ``chain=number,chain=number``; ValueError where it is neither."""
+    if "=" not in text:
+        return float(text)
+    pairs = [pair.split("=", 1) for pair in text.split(",")]
+    return {chain.strip(): float(value) for chain, value in pairs}
+
+
 class SparsityParam(click.ParamType[Any]):
     """A rate, or ``chain=rate,chain=rate``."""
 
@@ -28,27 +36,26 @@ class SparsityParam(click.ParamType[Any]):
         if not isinstance(value, str):
             return value
         try:
-            if "=" not in value:
-                return float(value)
-            pairs = [pair.split("=", 1) for pair in value.split(",")]
-            return {chain.strip(): float(rate) for chain, rate in pairs}
+            return _numbers(value)
         except ValueError:
             self.fail(f"{value!r} is neither a rate such as 0.7 nor chain=rate,…", param, ctx)
 
 
 class BetaParam(click.ParamType[Any]):
-    """ "search", "auto" or a number."""
+    """ "search", "auto", a number, or ``chain=number,chain=number``."""
 
     name = "search|auto|float"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """Parse the two words, or a number."""
-        if value in ("search", "auto") or isinstance(value, float):
+        """Parse the two words, or ``0.005``, or ``vision=0.02,text=0.01``."""
+        if value in ("search", "auto") or not isinstance(value, str):
             return value
         try:
-            return float(value)
+            return _numbers(value)
         except ValueError:
-            self.fail(f"{value!r} is neither 'search', 'auto' nor a number", param, ctx)
+            self.fail(
+                f"{value!r} is neither 'search', 'auto', a number nor chain=number,…", param, ctx
+            )
 
 
 def _apply(options: list[Any]) -> Callable[[F], F]:
@@ -83,7 +90,14 @@ schedule_options = _apply(
             "--beta",
             type=BetaParam(),
             help="Common difference of the progression: "
-            "search (default), auto (from measured error growth), or a number.",
+            "search (default), auto (from measured error growth), a number, or "
+            "chain=number,chain=number.",
+        ),
+        click.option(
+            "--beta-per-chain",
+            is_flag=True,
+            default=None,
+            help="Search or measure a β for each chain, not one for all.",
         ),
         click.option(
             "--beta-step",
@@ -147,6 +161,16 @@ data_options = _apply(
             type=click.IntRange(min=1),
             metavar="N",
             help="At most this many samples of the report data.",
+        ),
+        click.option(
+            "--classes",
+            metavar="FILE",
+            help="Class names, one a line or JSON; folder<TAB>name where the two differ.",
+        ),
+        click.option(
+            "--templates",
+            metavar="FILE",
+            help="Prompt templates, one a line, each with {} in it.",
         ),
         click.option(
             "--seqlen",

@@ -13,7 +13,7 @@ import math
 import statistics as stats
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -75,6 +75,11 @@ class Growth:
     slope: Mapping[str, float]
     drift: Mapping[str, float]
     blocks: Sequence[BlockErrors]
+
+    @property
+    def betas(self) -> dict[str, float]:
+        """ln(c)/a of each chain."""
+        return {chain: math.log(c) / self.slope[chain] for chain, c in self.growth.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """The measurement as JSON-ready data."""
@@ -190,7 +195,7 @@ def _fit(
     growth: dict[str, float] = {}
     slope: dict[str, float] = {}
     drift: dict[str, float] = {}
-    betas: list[tuple[float, int]] = []
+    weights: dict[str, int] = {}
     for chain in chains:
         errors = [block for block in found if block.chain == chain.name]
         if len(errors) < 2:
@@ -221,9 +226,9 @@ def _fit(
         growth[chain.name] = math.exp(stats.fmean(logs))
         slope[chain.name] = stats.median(slopes)
         drift[chain.name] = stats.fmean(steps)
-        betas.append((math.log(growth[chain.name]) / slope[chain.name], len(errors)))
-    if not betas:
+        weights[chain.name] = len(errors)
+    if not weights:
         raise NumericalError("no chain has two blocks, so there is no β to estimate")
-    weight = sum(count for _, count in betas)
-    beta = sum(value * count for value, count in betas) / weight
-    return Growth(beta, growth, slope, drift, found)
+    measured = Growth(0.0, growth, slope, drift, found)
+    total = sum(count * measured.betas[chain] for chain, count in weights.items())
+    return replace(measured, beta=total / sum(weights.values()))

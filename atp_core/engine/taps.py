@@ -8,13 +8,16 @@ operand lies in the memory of a located weight, the other operand is that weight
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..errors import ModelError
 from ..records import PrunableWeight
 
 __all__ = ["Observer", "WeightTap"]
@@ -26,6 +29,16 @@ Observer = Callable[[PrunableWeight, torch.Tensor, tuple[int, ...]], None]
 
 Equal identities within one tapped forward mean equal rows.
 """
+
+
+@dataclass(frozen=True)
+class _Window:
+    """How a convolution slides its kernel, all tuples as long as the kernel has dimensions."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
 
 
 @dataclass(frozen=True)
@@ -51,9 +64,13 @@ class WeightTap(TorchDispatchMode):
         weights: the weights to watch; their parameters must not be replaced meanwhile.
         observer: called once for each weight and product.
 
-    Watches linear, mm, addmm, bmm, baddbmm, matmul and grouped products; composite functions
-    (einsum and others) are taken apart into those. A weight that is copied or cast before its
-    product is not seen; the engine reports it as a weight without statistics.
+    Watches linear, mm, addmm, bmm, baddbmm, matmul, grouped products and convolutions, whose
+    input is reported unfolded: a row for each place of the kernel. Composite functions (einsum
+    and others) are taken apart into those. A weight that is copied or cast before its product is
+    not seen; the engine reports it as a weight without statistics.
+
+    The fused kernel of `nn.MultiheadAttention`, which hides the products it is made of, is
+    switched off while the tap is active.
     """
 
     def __init__(self, weights: Sequence[PrunableWeight], observer: Observer) -> None:
@@ -75,6 +92,16 @@ class WeightTap(TorchDispatchMode):
         # their memory and be mistaken for them.
         self._held: list[torch.Tensor] = []
         self._versions: dict[int, int] = {}
+        self._fastpath = True
+
+    def __enter__(self) -> Self:
+        self._fastpath = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        return super().__enter__()  # type: ignore[no-any-return, no-untyped-call]
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+        torch.backends.mha.set_fastpath_enabled(self._fastpath)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -84,7 +111,7 @@ class WeightTap(TorchDispatchMode):
         packet = func.overloadpacket
         handler = _PRODUCTS.get(packet)
         if handler is not None:
-            handler(self, args)
+            handler(self, _positional(func, args, kwargs))
         elif self._touches(args):
             with self:
                 result = func.decompose(*args, **kwargs)
@@ -195,6 +222,63 @@ class WeightTap(TorchDispatchMode):
                 where = tuple(int(i) for i in index)
                 self.mm((a[where], b[where]))
 
+    def convolution(self, args: tuple[Any, ...]) -> None:
+        """aten.convolution(input, weight, bias, stride, padding, dilation, transposed, …)."""
+        rows, kernel, _, stride, padding, dilation, transposed, _, groups = args[:9]
+        if not transposed:
+            self._convolve(rows, kernel, stride, padding, dilation, groups)
+
+    def conv(self, args: tuple[Any, ...]) -> None:
+        """aten.conv1d, conv2d and conv3d(input, weight, bias, stride, padding, dilation, groups).
+
+        Padding is a number a dimension, or the name "same" or "valid".
+        """
+        rows, kernel, _, stride, padding, dilation, groups = args[:7]
+        self._convolve(rows, kernel, stride, padding, dilation, groups)
+
+    def _convolve(
+        self,
+        inputs: torch.Tensor,
+        kernel: torch.Tensor,
+        stride: Sequence[int],
+        padding: Sequence[int] | str,
+        dilation: Sequence[int],
+        groups: int,
+    ) -> None:
+        views = self._views.get(_storage(kernel))
+        if views is None:
+            return
+        dims = kernel.dim() - 2
+        window = _Window(
+            _broadcast(stride, dims), (0,) * dims, _broadcast(dilation, dims), int(groups)
+        )
+        if padding == "same":
+            # As torch pads: the odd one, where there is one, at the end.
+            total = [d * (k - 1) for d, k in zip(window.dilation, kernel.shape[2:], strict=True)]
+            sides = [side for n in reversed(total) for side in (n // 2, n - n // 2)]
+            padded = nn.functional.pad(inputs, sides)
+        elif isinstance(padding, str):
+            padded = inputs
+        else:
+            window = replace(window, padding=_broadcast(padding, dims))
+            padded = inputs
+        per_group = kernel.shape[0] // window.groups
+        width = kernel[0].numel()
+        for view in views:
+            first, off = divmod(view.offset - int(kernel.storage_offset()), kernel.stride(0))
+            if off or not 0 <= first < kernel.shape[0] or view.in_features != width:
+                continue
+            group = first // per_group
+            if first + view.out_features > (group + 1) * per_group:
+                raise ModelError(
+                    f"{view.weight.name} spans several groups of a grouped convolution, which "
+                    "have inputs of their own; the plugin must locate one weight a group"
+                )
+            flat = _unfold(padded, kernel.shape, window, group)
+            whole = (*self._identify(inputs), *kernel.shape[1:])
+            identity = (*whole, *window.stride, *window.padding, *window.dilation, group)
+            self._observer(view.weight, flat, identity)
+
     def grouped(self, args: tuple[Any, ...]) -> None:
         """aten._grouped_mm(rows, weights, ends): rows sorted by expert."""
         rows, weights = args[0], args[1]
@@ -211,6 +295,54 @@ class WeightTap(TorchDispatchMode):
             start = stop
 
 
+def _broadcast(value: Sequence[int], dims: int) -> tuple[int, ...]:
+    """One number a dimension, where one may stand for all."""
+    numbers = tuple(int(n) for n in value)
+    return numbers * dims if len(numbers) == 1 else numbers
+
+
+def _unfold(
+    inputs: torch.Tensor, kernel: Sequence[int], window: _Window, group: int
+) -> torch.Tensor:
+    """What the kernel of one group sees, a row a place.
+
+    Args:
+        inputs: shape (batch, channels, …) or (channels, …).
+        kernel: shape (out_channels, channels / groups, …).
+        window: how the kernel slides.
+        group: which channels.
+
+    Returns:
+        Shape (batch · places, channels / groups · kernel size), columns in the order of the
+        flattened kernel.
+    """
+    dims = len(kernel) - 2
+    batched = inputs if inputs.dim() == dims + 2 else inputs.unsqueeze(0)
+    channels = kernel[1]
+    taken = batched[:, group * channels : (group + 1) * channels]
+    sides = [side for n in reversed(window.padding) for side in (n, n)]
+    taken = nn.functional.pad(taken, sides) if any(sides) else taken
+    for i in range(dims):
+        spread = window.dilation[i] * (kernel[2 + i] - 1) + 1
+        taken = taken.unfold(2 + i, spread, window.stride[i])[..., :: window.dilation[i]]
+    # (batch, channels, places …, kernel …) → (batch, places …, channels, kernel …)
+    order = (0, *range(2, 2 + dims), 1, *range(2 + dims, 2 + 2 * dims))
+    rows = taken.permute(order)
+    return rows.reshape(-1, channels * math.prod(kernel[2:]))
+
+
+def _positional(
+    func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Any, ...]:
+    """All arguments in the order of the schema, defaults filled in."""
+    schema = func._schema.arguments
+    if len(args) == len(schema):
+        return args
+    return args + tuple(
+        kwargs.get(argument.name, argument.default_value) for argument in schema[len(args) :]
+    )
+
+
 _PRODUCTS: dict[Any, Callable[[WeightTap, tuple[Any, ...]], None]] = {
     aten.linear: WeightTap.linear,
     aten.mm: WeightTap.mm,
@@ -219,4 +351,8 @@ _PRODUCTS: dict[Any, Callable[[WeightTap, tuple[Any, ...]], None]] = {
     aten.baddbmm: WeightTap.baddbmm,
     aten.matmul: WeightTap.matmul,
     aten._grouped_mm: WeightTap.grouped,
+    aten.convolution: WeightTap.convolution,
+    aten.conv1d: WeightTap.conv,
+    aten.conv2d: WeightTap.conv,
+    aten.conv3d: WeightTap.conv,
 }

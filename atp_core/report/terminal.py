@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..allocation.betas import beta_text
 from ..checkpoint.card import HONEST_LINE
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def print_result(result: PruneResult, console: Console) -> None:
         ),
     )
     _print_schedule(result.search, console)
-    console.print(_comparison(result))
+    if result.metrics["pruned"]:
+        console.print(_comparison(result))
     for name, metric in result.metrics["pruned"].items():
         _line(console, f"{name}: {_measured(metric)}", style="dim")
     _print_size(result, console)
@@ -66,7 +68,7 @@ def print_search(
         for trial in result.trials:
             taken = trial.stage == "final" and trial.beta == result.beta
             table.add_row(
-                f"{trial.beta:.5g}" + (" (uniform)" if trial.beta == 0 else ""),
+                beta_text(trial.beta, 5) + (" (uniform)" if trial.beta == 0 else ""),
                 trial.stage,
                 _number(trial.objective),
                 str(trial.samples),
@@ -128,7 +130,7 @@ def _comparison(result: PruneResult) -> Table:
     schedule = result.schedule
     names = {"dense": "dense", "uniform": "uniform", "pruned": schedule.allocation}
     if schedule.beta is not None:
-        names["pruned"] += f", β = {schedule.beta:.4g}"
+        names["pruned"] += f", β = {beta_text(schedule.beta)}"
     present = [who for who in names if result.metrics.get(who)]
     table = _table(f"on the report split, at {100 * result.sparsity:.4g} % sparsity")
     table.add_column("metric")
@@ -148,7 +150,7 @@ def _print_schedule(search: SearchResult, console: Console) -> None:
     schedule = search.schedule
     text = f"{search.method}, {schedule.allocation}, target {100 * schedule.sparsity:.4g} %"
     if schedule.beta is not None:
-        text += f", β = {schedule.beta:.5g} (legal: 0 to {search.beta_limit:.4g})"
+        text += f", β = {beta_text(schedule.beta, 5)} (legal: 0 to {search.beta_limit:.4g})"
     if search.beta_auto is not None:
         text += ", measured from the growth of the error"
     elif search.trials:

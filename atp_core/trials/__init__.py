@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from ..allocation.betas import steepness
+from ..records import Beta
 
 if TYPE_CHECKING:
     from ..records import DataRequest, Evaluation, LoadedModel
@@ -13,21 +16,25 @@ if TYPE_CHECKING:
 __all__ = ["Executor", "Objective", "Trial", "best"]
 
 
+C = TypeVar("C")
+
+
 @dataclass(frozen=True)
 class Trial:
     """One judged β.
 
     Attributes:
-        beta: the common difference.
+        beta: the common difference; by chain where they differ.
         objective: the metric's value on the search split.
         seconds: wall time of pruning and judging.
-        stage: "search" for trials on the calibration subset, "final" on all of it.
+        stage: "search" for trials on the calibration subset, "search CHAIN" where only the β of
+            that chain was varied, "final" for those on all of the calibration data.
         samples: calibration samples the trial was pruned with.
         schedule: digest of the schedule.
         peak_memory_bytes: peak resident size of the process so far.
     """
 
-    beta: float
+    beta: Beta
     objective: float
     seconds: float
     stage: str
@@ -47,8 +54,8 @@ class Trial:
 
 
 def best(trials: Sequence[Trial], higher_is_better: bool) -> Trial:
-    """The best trial; of equals, the one with the smallest β."""
-    return min(trials, key=lambda trial: (trial.cost(higher_is_better), trial.beta))
+    """The best trial; of equals, the one nearest to uniform."""
+    return min(trials, key=lambda trial: (trial.cost(higher_is_better), steepness(trial.beta)))
 
 
 class Objective(Protocol):
@@ -72,5 +79,5 @@ class Executor(Protocol):
     def name(self) -> str:
         """The name users write."""
 
-    def run(self, judge: Callable[[float], Trial], candidates: Sequence[float]) -> Iterable[Trial]:
-        """Judge every candidate β; results in the order of the candidates."""
+    def run(self, judge: Callable[[C], Trial], candidates: Sequence[C]) -> Iterable[Trial]:
+        """Judge every candidate; results in the order of the candidates."""

@@ -10,14 +10,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from ..errors import UsageError
-from . import Executor, Trial, best
+from . import Executor, Trial
 
-__all__ = ["Adaptive", "Grid", "Strategy", "search_beta"]
+__all__ = ["Adaptive", "Grid", "Point", "Strategy", "search_beta"]
 
-Strategy = Callable[[Sequence[Trial]], list[float]]
-"""Maps the trials so far to the next round of candidates; an empty round ends the search."""
+
+class Point(NamedTuple):
+    """A β that was judged, of all chains or of one, and the objective: lower is better."""
+
+    beta: float
+    cost: float
+
+
+Strategy = Callable[[Sequence[Point]], list[float]]
+"""Maps the points so far to the next round of candidates; an empty round ends the search."""
 
 
 class Grid:
@@ -37,9 +46,9 @@ class Grid:
         # A hair of slack keeps the last point when limit / step is an integer but for rounding.
         self._points = [step * k for k in range(int(limit / step + 1e-9) + 1)]
 
-    def __call__(self, trials: Sequence[Trial]) -> list[float]:
+    def __call__(self, judged: Sequence[Point]) -> list[float]:
         """All points that are not yet tried, in one round."""
-        tried = {trial.beta for trial in trials}
+        tried = {point.beta for point in judged}
         return [point for point in self._points if point not in tried]
 
 
@@ -48,7 +57,6 @@ class Adaptive:
 
     Args:
         limit: largest legal β.
-        higher_is_better: direction of the objective.
         resolution: neighbours closer than this are not told apart; defaults to 1/32 of the limit.
         rounds: at most this many refining trials.
     """
@@ -60,37 +68,35 @@ class Adaptive:
         self,
         limit: float,
         *,
-        higher_is_better: bool,
         resolution: float | None = None,
         rounds: int = 3,
     ) -> None:
         self._limit = limit
-        self._higher = higher_is_better
         self._resolution = resolution or limit / 32
         self._rounds = rounds
 
-    def __call__(self, trials: Sequence[Trial]) -> list[float]:
+    def __call__(self, judged: Sequence[Point]) -> list[float]:
         """The next round of candidates."""
         if self._limit <= 0:
-            return [] if trials else [0.0]
-        tried = {trial.beta for trial in trials}
+            return [] if judged else [0.0]
+        tried = {point.beta for point in judged}
         coarse = [fraction * self._limit for fraction in self.COARSE]
         if missing := [beta for beta in coarse if beta not in tried]:
             return missing
         outer = [fraction * self._limit for fraction in self.OUTER]
-        winner = best(trials, self._higher)
+        winner = _lowest(judged)
         for edge, beyond in zip((coarse[-1], outer[0]), outer, strict=True):
             if winner.beta == edge and beyond not in tried:
                 return [beyond]
         refined = len(tried - set(coarse) - set(outer))
         if refined >= self._rounds:
             return []
-        candidate = self._refine(trials, winner)
+        candidate = self._refine(judged, winner)
         return [] if candidate is None else [candidate]
 
-    def _refine(self, trials: Sequence[Trial], winner: Trial) -> float | None:
+    def _refine(self, judged: Sequence[Point], winner: Point) -> float | None:
         """A point between the winner and a neighbour, or None where they are close already."""
-        points = sorted({trial.beta: trial for trial in trials}.values(), key=lambda t: t.beta)
+        points = sorted({point.beta: point for point in judged}.values())
         i = [point.beta for point in points].index(winner.beta)
         left = points[i - 1] if i > 0 else None
         right = points[i + 1] if i + 1 < len(points) else None
@@ -104,17 +110,22 @@ class Adaptive:
             return None
         vertex = None
         if left is not None and right is not None:
-            vertex = _vertex([self._height(point) for point in (left, winner, right)])
+            vertex = _vertex([_height(point) for point in (left, winner, right)])
         if vertex is not None and all(
             abs(vertex - point.beta) >= self._resolution for point in points
         ):
             return vertex
         return (winner.beta + widest.beta) / 2
 
-    def _height(self, trial: Trial) -> tuple[float, float]:
-        cost = trial.cost(self._higher)
-        # Perplexities span orders of magnitude; their logarithm is close to a parabola.
-        return trial.beta, math.log(cost) if cost > 0 else cost
+
+def _lowest(points: Sequence[Point]) -> Point:
+    """The best point; of equals, the one with the smallest β."""
+    return min(points, key=lambda point: (point.cost, point.beta))
+
+
+def _height(point: Point) -> tuple[float, float]:
+    # Perplexities span orders of magnitude; their logarithm is close to a parabola.
+    return point.beta, math.log(point.cost) if point.cost > 0 else point.cost
 
 
 def _vertex(points: Sequence[tuple[float, float]]) -> float | None:
@@ -133,6 +144,8 @@ def search_beta(
     judge: Callable[[float], Trial],
     strategy: Strategy,
     executor: Executor,
+    *,
+    higher_is_better: bool,
 ) -> list[Trial]:
     """Judge what `strategy` proposes until it proposes nothing.
 
@@ -140,11 +153,18 @@ def search_beta(
         judge: prunes with a β and measures the objective; may answer from a journal.
         strategy: proposes candidates.
         executor: runs each round.
+        higher_is_better: direction of the objective.
 
     Returns:
         All trials in the order of the proposals.
     """
     trials: list[Trial] = []
-    while candidates := strategy(trials):
-        trials.extend(executor.run(judge, candidates))
+    points: list[Point] = []
+    while candidates := strategy(points):
+        judged = list(executor.run(judge, candidates))
+        trials += judged
+        points += [
+            Point(beta, trial.cost(higher_is_better))
+            for beta, trial in zip(candidates, judged, strict=True)
+        ]
     return trials

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from . import Trial
 
 __all__ = ["Local"]
+
+
+C = TypeVar("C")
 
 
 class Local:
@@ -14,7 +18,7 @@ class Local:
 
     name = "local"
 
-    def run(self, judge: Callable[[float], Trial], candidates: Sequence[float]) -> Iterator[Trial]:
+    def run(self, judge: Callable[[C], Trial], candidates: Sequence[C]) -> Iterator[Trial]:
         """Judge the candidates in order."""
-        for beta in candidates:
-            yield judge(beta)
+        for candidate in candidates:
+            yield judge(candidate)
