@@ -29,8 +29,8 @@ def procedure(
 
     The seconds do not count what is measured on the report split.
     """
-    started = time.perf_counter()
-    seconds = 0.0
+    started, cpu_started = time.perf_counter(), time.process_time()
+    seconds = cpu_seconds = 0.0
     trials: list[tuple[float, float, float]] = []
     while True:
         loaded = atp_llm.atp_load(Source(source), LoadRequest())
@@ -43,6 +43,7 @@ def procedure(
         trials.append((beta, _perplexity(loaded, data, "search"), achieved))
         print(f"  reference: β = {beta:.3f}: perplexity {trials[-1][1]:.2f}", flush=True)
         seconds = time.perf_counter() - started
+        cpu_seconds = time.process_time() - cpu_started
     best = min(trials, key=lambda trial: trial[1])
     # The model of the round that went past the range is still dense.
     _prune(loaded, blocks, _rates(sparsity, best[0], len(blocks)), data)
@@ -52,6 +53,7 @@ def procedure(
         "achieved": best[2],
         "trials": trials,
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
     }
 
 

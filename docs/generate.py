@@ -40,6 +40,8 @@ def cli_page() -> str:
         "| 4 | model or data problem |\n| 5 | quality gate missed (`--fail-if`) |\n"
         "| 130 | interrupted |",
         "| environment variable | meaning |\n|---|---|\n"
+        "| `ATP_CACHE` | where small models trained for demos are kept; else "
+        "`$XDG_CACHE_HOME/atp-prune` or `~/.cache/atp-prune` |\n"
         "| `ATP_DISABLE_PLUGINS` | plugins or distributions to leave out, separated by commas |\n"
         "| `ATP_STRICT_PLUGINS` | `1` makes a broken plugin an error |\n"
         "| `ATP_TRACEBACK` | `1` shows tracebacks of errors |",
