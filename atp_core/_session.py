@@ -126,6 +126,12 @@ class Session:
         loaded: LoadedModel = self.plugins.caller("atp_load", self.plugin)(
             source=self.source, request=request
         )
+        for name in ("seqlen", "classes", "templates"):
+            if getattr(self.recipe, name) is not None and name not in loaded.takes:
+                raise UsageError(
+                    f"--{name} has no effect on {self.source.text}, which plugin {self.plugin!r} "
+                    "handles; leave it out"
+                )
         loaded.plugin = self.plugin
         loaded.progress = self.progress
         return loaded

@@ -113,6 +113,8 @@ class LoadedModel:
         provenance: facts worth keeping with results (revision, file hashes, formats).
         cache: the plugin's own scratch space, e.g. tokenized data.
         progress: where the plugin shows how far a long step is.
+        takes: which of the data settings "seqlen", "classes" and "templates" have an effect; core
+            refuses the others.
         defaults: the plugin's own defaults of data settings, e.g. {"samples": 32}, for estimates.
         card: front matter for the model card, e.g. {"library_name": "transformers"}.
         compares: evaluations compare with the dense model. Core then evaluates each split on the
@@ -128,6 +130,7 @@ class LoadedModel:
     provenance: dict[str, Any] = field(default_factory=dict)
     cache: dict[Any, Any] = field(default_factory=dict)
     progress: Progress = field(default_factory=NullProgress)
+    takes: frozenset[str] = frozenset()
     defaults: dict[str, int] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
     compares: bool = False

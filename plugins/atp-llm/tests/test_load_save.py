@@ -321,7 +321,7 @@ def _change(directory: Path, **changes: Any) -> None:
         (_empty, r"model\.safetensors is truncated"),
         (_no_config, "expected a config.json"),
         (_no_weights, "has no weights: expected model.safetensors"),
-        (_pickle, r"only as pickles \(pytorch_model\.bin\).*save_pretrained"),
+        (_pickle, r"pytorch_model\.bin is a pickle.*save_pretrained"),
         (_bad_json, "cannot be loaded: .*config"),
         (_bad_index, "not a valid index of shards"),
         (_missing_weight, "lacks 1 weights .* model.layers.1.mlp.up_proj.weight"),

@@ -24,7 +24,7 @@ from atp_llm._plain import (
     wikitext_rows,
 )
 from atp_llm._readers import read
-from atp_llm._text import corpus_for, digest, partition, spec_for
+from atp_llm._text import corpus_for, cut_documents, digest, spec_for
 
 LOCAL = Source("embedded:smollm2-135m")
 THIRDS = {"calibration": 0.5, "search": 0.2, "report": 0.3}
@@ -33,24 +33,24 @@ documents = st.lists(st.text(min_size=1, max_size=50), max_size=30)
 
 @given(documents, st.randoms(use_true_random=False))
 def test_parts_are_disjoint_complete_and_do_not_depend_on_order(texts: list[str], rng: Any) -> None:
-    parts = partition(texts, THIRDS)
+    parts = cut_documents(texts, THIRDS)
     sets = {name: {digest(text) for text in part} for name, part in parts.items()}
     assert sum(map(len, sets.values())) == len(set().union(*sets.values()))
     assert set().union(*sets.values()) == {digest(text) for text in texts if text.strip()}
     shuffled = rng.sample(texts, len(texts))
-    again = partition(shuffled, THIRDS)
+    again = cut_documents(shuffled, THIRDS)
     assert {name: {digest(t) for t in part} for name, part in again.items()} == sets
 
 
 def test_parts_have_about_their_share() -> None:
     texts = [f"{i} " * (1 + i % 7) for i in range(500)]
     total = sum(map(len, texts))
-    for name, part in partition(texts, THIRDS).items():
+    for name, part in cut_documents(texts, THIRDS).items():
         assert sum(map(len, part)) / total == pytest.approx(THIRDS[name], abs=0.01)
 
 
 def test_duplicates_do_not_cross_parts() -> None:
-    parts = partition([f"document {i % 10}" for i in range(100)], THIRDS)
+    parts = cut_documents([f"document {i % 10}" for i in range(100)], THIRDS)
     assert sum(map(len, parts.values())) == 10
 
 

@@ -17,17 +17,21 @@ from torch import nn
 
 from atp_core.errors import AtpError, ModelError
 from atp_core.records import DataRequest, LoadedModel, LoadRequest, Source
+from atp_core.weights import describe_files, find_shards, read_header
 
 from ._calibrate import default_samples, default_search_samples
 from ._inputs import is_encoder_decoder
 from ._quiet import quiet
 from ._source import EMBEDDED, embedded_file, family, gguf_file, is_hub_id
-from ._verify import verify_gguf, verify_safetensors, weight_files
+from ._verify import verify_gguf
 from ._windows import seqlen_for
 
 __all__ = ["load"]
 
-_HASHED = 1_000_000_000  # bytes; larger files are told apart by size and time
+_CONVERT = (
+    "Where you trust it, convert it once with "
+    "AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW)"
+)
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,7 @@ def _described(loaded: LoadedModel, license_name: str | None = None) -> LoadedMo
         "search_samples": default_search_samples(samples),
         "seqlen": seqlen_for(loaded, nothing),
     }
+    loaded.takes = frozenset(["seqlen"])
     loaded.card = {"library_name": "transformers"}
     if not is_encoder_decoder(loaded.model):
         loaded.card["pipeline_tag"] = "text-generation"
@@ -171,9 +176,9 @@ def _find(source: Source, *, verify: bool) -> _Place:
             raise ModelError(f"there is no file or directory {source.text!r}, and no hub model")
         return _Place(source.text, base_model=source.text)
     if path.is_dir() and (path / "config.json").is_file():
-        files = weight_files(path) if verify else []
+        files = find_shards(path, _CONVERT) if verify else []
         for file in files:
-            verify_safetensors(file)
+            read_header(file)
         return _Place(str(path), files=tuple(files), base_model=_named_base(path))
     found = gguf_file(path)
     if found is not None:
@@ -292,16 +297,6 @@ def _explained(source: Source, place: _Place) -> Iterator[None]:
 def _provenance(
     place: _Place, model: nn.Module, config: Any, request: LoadRequest
 ) -> dict[str, Any]:
-    weights = []
-    for file in place.files:
-        stat = file.stat()
-        entry: dict[str, Any] = {"file": file.name, "bytes": stat.st_size}
-        if stat.st_size < _HASHED:
-            with file.open("rb") as opened:
-                entry["sha256"] = hashlib.file_digest(opened, "sha256").hexdigest()
-        else:
-            entry["mtime"] = int(stat.st_mtime)
-        weights.append(entry)
     local = Path(place.name) / "config.json"
     text = local.read_bytes() if local.is_file() else config.to_json_string().encode()
     return {
@@ -310,6 +305,6 @@ def _provenance(
         "dtype": str(model.dtype).removeprefix("torch."),
         "revision": getattr(config, "_commit_hash", None) or request.revision,
         "config_sha256": hashlib.sha256(text).hexdigest(),
-        "weights": weights,
+        "weights": describe_files(place.files),
         "transformers": transformers.__version__,
     }

@@ -20,19 +20,16 @@ document and depend neither on a seed nor on the order in a file. Exact duplicat
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from atp_core.data import SHARES, partition, same_source
 from atp_core.errors import DataError
 from atp_core.records import DataRequest, Source, Split
 
 from ._source import is_hub_id
 
-__all__ = ["Corpus", "corpus_for", "digest", "partition", "spec_for"]
-
-_TWO_WAYS = {"calibration": 0.65, "search": 0.35}
-_THREE_WAYS = {"calibration": 0.5, "search": 0.2, "report": 0.3}
+__all__ = ["Corpus", "corpus_for", "cut_documents", "digest", "spec_for"]
 
 
 @dataclass(frozen=True)
@@ -58,32 +55,17 @@ def digest(document: str) -> str:
     return hashlib.sha256(document.strip().encode("utf-8", "surrogatepass")).hexdigest()[:24]
 
 
-def partition(documents: Sequence[str], shares: dict[str, float]) -> dict[str, list[str]]:
-    """Cut documents into parts, by the hash of their text.
+def cut_documents(documents: Sequence[str], shares: Mapping[str, float]) -> dict[str, list[str]]:
+    """Cut documents into parts by characters; exact duplicates count once, empty ones not at all.
 
     Args:
-        documents: in any order; exact duplicates count once, empty ones not at all.
+        documents: in any order.
         shares: part → share of the characters; they add up to 1.
 
     Returns:
         Part → its documents, in the order given. A part may be empty where documents are few.
     """
-    unique: dict[str, str] = {}
-    for document in documents:
-        if document.strip():
-            unique.setdefault(digest(document), document)
-    total = sum(map(len, unique.values()))
-    names = list(shares)
-    bounds = [sum(list(shares.values())[: i + 1]) * total for i in range(len(names))]
-    part_of: dict[str, str] = {}
-    seen = 0.0
-    for key in sorted(unique):
-        middle = seen + len(unique[key]) / 2  # the part that holds a document's middle gets it
-        seen += len(unique[key])
-        part_of[key] = next(
-            (name for name, bound in zip(names, bounds, strict=True) if middle < bound), names[-1]
-        )
-    return {name: [text for key, text in unique.items() if part_of[key] == name] for name in names}
+    return partition([text for text in documents if text.strip()], shares, digest, len)
 
 
 def spec_for(source: Source, data: DataRequest, split: Split) -> str:
@@ -113,15 +95,15 @@ def corpus_for(source: Source, data: DataRequest, split: Split) -> Corpus:
         name, documents = read(spec, report=split == "report")
         if split == "report":
             return Corpus(name, tuple(documents))
-        shares = _TWO_WAYS
+        shares = SHARES[False]
     else:
         name, documents = read(spec)
         calibration = spec_for(source, data, "calibration")
-        shared = spec == "builtin" or _same(calibration, spec_for(source, data, "report"))
+        shared = spec == "builtin" or same_source(calibration, spec_for(source, data, "report"))
         if split == "report" and not shared:
             return Corpus(name, tuple(documents))
-        shares = _THREE_WAYS if shared else _TWO_WAYS
-    part = tuple(partition(documents, shares)[split])
+        shares = SHARES[shared]
+    part = tuple(cut_documents(documents, shares)[split])
     if not part:
         raise DataError(
             f"{name} has {len(documents)} documents, too few to hold out a {split} part of them; "
@@ -129,11 +111,3 @@ def corpus_for(source: Source, data: DataRequest, split: Split) -> Corpus:
         )
     return Corpus(f"{name}, {split} part", part)
 
-
-def _same(one: str, other: str) -> bool:
-    if one == other:
-        return True
-    try:
-        return Path(one).expanduser().samefile(Path(other).expanduser())
-    except (OSError, RuntimeError, ValueError):
-        return False
