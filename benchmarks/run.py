@@ -42,16 +42,16 @@ def search() -> dict[str, Any]:
     from atp_core.records import DataRequest, Source
     from atp_core.trials.journal import Journal
 
-    sparsity, samples, seqlen, report_samples = 0.6, 16, 512, 40
+    sparsity, samples, seqlen, report_samples = 0.6, 24, 512, 40
     data = DataRequest(
-        samples=samples, seqlen=seqlen, search_samples=18, report_samples=report_samples
+        samples=samples, seqlen=seqlen, search_samples=26, report_samples=report_samples
     )
     theirs = _reference.procedure(SOURCE, sparsity, data)
     # The reference rounds down and cuts a little less than S; both are compared at what it cuts.
     recipe = Recipe.make(
         {
             "source": SOURCE, "sparsity": theirs["achieved"], "seqlen": seqlen, "baseline": False,
-            "samples": samples, "trial_samples": samples // 4, "search_samples": samples // 2,
+            "samples": samples, "trial_samples": samples // 4, "search_samples": 8,
             "report_samples": report_samples,
         }
     )  # fmt: skip

@@ -26,9 +26,9 @@ PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
 # What a modality brings that no other plugin may need.
 FOREIGN = {
     "atp-llm": ["open_clip", "timm"],
-    "atp-timm": ["open_clip", "transformers"],
-    "atp-open-clip": ["transformers"],
-    "atp-llava": ["open_clip", "timm"],
+    "atp-timm": ["gguf", "open_clip", "transformers"],
+    "atp-open-clip": ["gguf"],
+    "atp-llava": ["gguf", "open_clip", "timm"],
 }
 
 CHECK = """
