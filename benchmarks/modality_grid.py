@@ -13,11 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from _cifar10 import lay_out
 from smollm2_grid import Lines
 
 from atp_core._session import Session
@@ -30,7 +31,7 @@ from atp_core.trials.journal import Journal
 OUTPUT = Path(__file__).resolve().parent / "results" / "modality_grid.json"
 SPARSITIES = (0.4, 0.5, 0.6, 0.7, 0.8)
 
-# Paths are relative to --models and --data, which the commands recorded leave out.
+# Paths are relative to a folder that is laid out for the run; see _cifar10.py.
 MODELS: dict[str, dict[str, Any]] = {
     "digits-vit": {"source": "embedded:digits-vit"},
     "vit-cifar10": {
@@ -50,6 +51,14 @@ MODELS: dict[str, dict[str, Any]] = {
         "report_data": "data/cifar10-jpeg/test",
     },
     "digits-llava": {"source": "embedded:digits-llava"},
+    "llava-cifar10": {
+        "source": "models/llava-cifar10",
+        "calibration": "questions-train.jsonl",
+        "report_data": "questions-test.jsonl",
+        "report_samples": 1500,
+        "templates": "prompt.txt",
+        "dtype": "float32",
+    },
 }
 
 
@@ -59,15 +68,21 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="MODEL")
     parser.add_argument("--root", type=Path, help="directory that holds models/ and data/")
     args = parser.parse_args()
-    if args.root is not None:
-        os.chdir(args.root)
+    names = args.names or list(MODELS)
+    for name in names:
+        if name not in MODELS:
+            parser.error(f"no model {name!r}; there are {', '.join(MODELS)}")
+        if args.root is None and "embedded:digits" not in MODELS[name]["source"]:
+            parser.error(f"{name} needs --root")
     found: dict[str, Any] = {}
     if OUTPUT.exists():
         found = json.loads(OUTPUT.read_text("utf-8"))
-    for name in args.names or MODELS:
-        if name not in MODELS:
-            sys.exit(f"no model {name!r}; there are {', '.join(MODELS)}")
-        _fill(name, MODELS[name], found)
+    with tempfile.TemporaryDirectory() as work:
+        if args.root is not None:
+            lay_out(args.root.resolve(), Path(work))
+        os.chdir(work)
+        for name in names:
+            _fill(name, MODELS[name], found)
 
 
 def _fill(name: str, settings: dict[str, Any], found: dict[str, Any]) -> None:

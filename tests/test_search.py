@@ -67,7 +67,7 @@ def test_adaptive_does_not_follow_a_parabola_that_promises_little() -> None:
 
 
 def test_adaptive_maximizes_an_accuracy_in_percent() -> None:
-    trials = run(lambda b: 75.0 - ((b - 0.008) * 2e3) ** 2, 0.02, higher=True)
+    trials = run(lambda b: 75.0 - ((b - 0.008) * 5e2) ** 2, 0.02, higher=True)
     assert best(trials, higher_is_better=True).beta == pytest.approx(0.008, abs=0.001)
     assert len(trials) < 8
 
