@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ._plan import make_plan
 from ._session import Session
 from ._workflow import Pruning, identity
 from ._write import prepare_output, write_output, write_search
-from .errors import UsageError
+from .errors import AtpError, UsageError
 from .progress import Progress
 from .recipe import Recipe
 from .records import Beta, LoadedModel, Metric, Source
@@ -170,29 +171,28 @@ def run_prune(
         prepare_output(output, overwrite=overwrite)
     session = Session(recipe, source, progress=progress)
     _check_beta(session)
-    pruning, work = _pruning(session, output, resume, overwrite)
-    metrics: dict[str, Mapping[str, Metric]] = {"dense": pruning.report_metrics("dense", None)}
+    with _journaled(session, output, resume, overwrite) as pruning:
+        metrics: dict[str, Mapping[str, Metric]] = {"dense": pruning.report_metrics("dense", None)}
 
-    def confirmed(beta: Beta) -> None:
-        if beta == 0.0 and recipe.baseline:
-            metrics["uniform"] = pruning.report_metrics("uniform", pruning.schedule(0.0))
+        def confirmed(beta: Beta) -> None:
+            if beta == 0.0 and recipe.baseline:
+                metrics["uniform"] = pruning.report_metrics("uniform", pruning.schedule(0.0))
 
-    found = pruning.search(confirmed)
-    metrics["pruned"] = pruning.report_metrics("pruned", found.schedule)
-    report = pruning.prune(found.schedule, "pruning")
-    result = PruneResult(
-        search=found,
-        report=report,
-        metrics=metrics,
-        seconds=time.perf_counter() - started,
-        output=output,
-        notes=[*pruning.notes(report), *_unmeasured(metrics)],
-        total_parameters=_parameters(session.loaded),
-        model=session.loaded.model,
-    )
-    if output is not None:
-        result = write_output(session, result, output, overwrite=overwrite)
-        shutil.rmtree(work, ignore_errors=True)
+        found = pruning.search(confirmed)
+        metrics["pruned"] = pruning.report_metrics("pruned", found.schedule)
+        report = pruning.prune(found.schedule, "pruning")
+        result = PruneResult(
+            search=found,
+            report=report,
+            metrics=metrics,
+            seconds=time.perf_counter() - started,
+            output=output,
+            notes=[*pruning.notes(report), *_unmeasured(metrics)],
+            total_parameters=_parameters(session.loaded),
+            model=session.loaded.model,
+        )
+        if output is not None:
+            result = write_output(session, result, output, overwrite=overwrite)
     return result
 
 
@@ -210,29 +210,38 @@ def run_search(
         prepare_output(output, overwrite=overwrite)
     session = Session(recipe, source, progress=progress)
     _check_beta(session)
-    pruning, work = _pruning(session, output, resume, overwrite)
-    result = pruning.search()
-    session.restore()
-    if output is not None:
-        write_search(session, result, output, overwrite=overwrite)
-        shutil.rmtree(work, ignore_errors=True)
+    with _journaled(session, output, resume, overwrite) as pruning:
+        result = pruning.search()
+        session.restore()
+        if output is not None:
+            write_search(session, result, output, overwrite=overwrite)
     return result
 
 
-def _pruning(
+@contextmanager
+def _journaled(
     session: Session, output: Path | None, resume: bool, overwrite: bool
-) -> tuple[Pruning, Path]:
-    """The workflow of a session, with its journal beside the output."""
+) -> Iterator[Pruning]:
+    """The workflow of a session, with its journal beside the output.
+
+    The journal goes when the run is done, and also when it fails on what it was given before any
+    trial has ended: then there is nothing to resume.
+    """
     if resume and output is None:
         raise UsageError("--resume needs the output directory of the interrupted run (-o)")
-    work = (output.parent / f".{output.name}.atp-work") if output is not None else Path()
-    journal = Journal(
-        None if output is None else work / "journal.jsonl",
-        identity(session),
-        resume=resume,
-        overwrite=overwrite,
-    )
-    return Pruning(session, journal), work
+    if output is None:
+        yield Pruning(session, Journal(None, identity(session)))
+        return
+    work = output.parent / f".{output.name}.atp-work"
+    known = identity(session)
+    journal = Journal(work / "journal.jsonl", known, resume=resume, overwrite=overwrite)
+    try:
+        yield Pruning(session, journal)
+    except AtpError:
+        if not journal.has("trial/"):
+            shutil.rmtree(work, ignore_errors=True)
+        raise
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def _check_beta(session: Session) -> None:

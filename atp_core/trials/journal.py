@@ -63,6 +63,10 @@ class Journal:
         """The result written under `key`, or None."""
         return self._results.get(key)
 
+    def has(self, prefix: str) -> bool:
+        """Whether any key begins with `prefix`."""
+        return any(key.startswith(prefix) for key in self._results)
+
     def put(self, key: str, result: Mapping[str, Any]) -> None:
         """Write a result down; it is on disk when this returns."""
         self._results[key] = dict(result)

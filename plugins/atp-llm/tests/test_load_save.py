@@ -359,5 +359,5 @@ def test_an_unreachable_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("We couldn't connect to the hub\nmore")
 
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", refuse)
-    with pytest.raises(ModelError, match=r"org/name is no local file.*couldn't connect.*network"):
+    with pytest.raises(ModelError, match=r"org/name cannot be loaded: .*couldn't connect.*network"):
         _load("org/name")

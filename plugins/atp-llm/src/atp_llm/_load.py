@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,8 @@ import torch
 import transformers
 from torch import nn
 
-from atp_core.errors import AtpError, ModelError
+from atp_core.errors import ModelError
+from atp_core.loading import dtype_named, explained
 from atp_core.records import DataRequest, LoadedModel, LoadRequest, Source
 from atp_core.weights import describe_files, find_shards, read_header
 
@@ -68,13 +67,13 @@ def load(source: Source, request: LoadRequest) -> LoadedModel:
         ModelError: the checkpoint is missing, damaged, incomplete, quantized, or unknown.
         UnknownNameError: there is no embedded model of this name.
     """
-    dtype = _dtype(request.dtype)
+    dtype = dtype_named(request.dtype) or "auto"
     if source.model is not None:
         return _in_memory(source, request, dtype)
     place = _find(source, verify=not request.meta)
     trust = {"trust_remote_code": True} if request.trust_remote_code else {}
     shared = {**place.options, **trust, "revision": request.revision}
-    with _explained(source, place):
+    with explained(source.text, _remedy(place)):
         config = transformers.AutoConfig.from_pretrained(place.name, **shared)
         _refuse_quantized(config, source, place)
         auto = _auto_class(config, source)
@@ -149,17 +148,6 @@ def _described(loaded: LoadedModel, license_name: str | None = None) -> LoadedMo
     if license_name is not None:
         loaded.card["license"] = license_name
     return loaded
-
-
-def _dtype(name: str) -> Any:
-    if name == "auto":
-        return "auto"
-    found = getattr(torch, name.removeprefix("torch."), None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ModelError(
-            f"{name!r} is no dtype for weights; use auto, float32, bfloat16 or float16"
-        )
-    return found
 
 
 def _find(source: Source, *, verify: bool) -> _Place:
@@ -277,21 +265,14 @@ def _tokenizer(name: str, **options: Any) -> Any:
         return None
 
 
-@contextlib.contextmanager
-def _explained(source: Source, place: _Place) -> Iterator[None]:
-    """Turn what loading raises into a `ModelError` of one line."""
-    try:
-        yield
-    except AtpError:
-        raise
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if Path(place.name).exists():
-            raise ModelError(f"{source.text} cannot be loaded: {reason}") from error
-        raise ModelError(
-            f"{source.text} is no local file or directory, and it cannot be loaded from the "
-            f"Hugging Face hub: {reason} Check the name and the network, or give a directory"
-        ) from error
+def _remedy(place: _Place) -> str:
+    """What to do where a model cannot be loaded."""
+    if Path(place.name).exists():
+        return ""
+    return (
+        "It is no local file or directory, and the Hugging Face hub did not give it: check the "
+        "name and the network, or give a directory"
+    )
 
 
 def _provenance(
