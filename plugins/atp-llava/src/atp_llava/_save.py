@@ -1,0 +1,35 @@
+"""Saving in the layout of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from atp_core.errors import ModelError
+from atp_core.records import LoadedModel
+
+from ._quiet import quiet
+
+__all__ = ["save"]
+
+
+def save(loaded: LoadedModel, directory: Path) -> Sequence[Path]:
+    """Write weights, config, generation config and processor; dtype kept, zeros dense.
+
+    Returns:
+        The safetensors files.
+
+    Raises:
+        ModelError: transformers cannot write this model.
+    """
+    model: Any = loaded.model
+    try:
+        with quiet():
+            model.save_pretrained(directory, max_shard_size="5GB")
+            if loaded.processor is not None:
+                loaded.processor.save_pretrained(directory)
+    except (ValueError, RuntimeError, NotImplementedError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{loaded.source.text} cannot be saved: {reason}") from error
+    return sorted(directory.glob("*.safetensors"))

@@ -1,0 +1,56 @@
+"""Fixtures: tiny models and questions made here, real ones from ``ATP_SHARED``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent))  # the helpers beside this file
+
+from _llava_tiny import tiny, write_questions
+
+SHARED = Path(os.environ.get("ATP_SHARED", Path(__file__).parents[3] / ".." / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared_file() -> Callable[[str], Path]:
+    """Path of something in the shared folder; skips the test where it is absent."""
+
+    def find(name: str) -> Path:
+        path = SHARED / name
+        if not path.exists():
+            pytest.skip(f"{name} is not in the shared folder (set ATP_SHARED)")
+        return path.resolve()
+
+    return find
+
+
+@pytest.fixture
+def llava_directory(tmp_path: Path) -> Path:
+    """A tiny LLaVA with its processor, as `save_pretrained` writes it."""
+    directory = tmp_path / "llava"
+    model, processor = tiny()
+    model.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    """72 questions about 24 random images."""
+    return write_questions(tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def digits() -> Any:
+    """The embedded model, trained when first asked for."""
+    pytest.importorskip("sklearn")
+    import atp_llava
+    from atp_core.records import LoadRequest, Source
+
+    return atp_llava.atp_load(Source("embedded:digits-llava"), LoadRequest())
