@@ -48,14 +48,17 @@ def model_card(
         license_name: licence of the dense model as hubs spell it, if known.
         plugin_distribution: distribution of the plugin that handled the model.
         figures: file names, relative to the card, of figures to show.
-        extra: more front matter, e.g. ``{"pipeline_tag": "text-generation"}``.
+        extra: more front matter, e.g. ``{"pipeline_tag": "text-generation"}``; its tags are added
+            to ours.
     """
+    extra = dict(extra or {})
+    tags = ["pruned", "sparse", "atp", *extra.pop("tags", ())]
     matter = {
         "base_model": base_model,
         "library_name": library_name,
         "license": license_name,
-        "tags": ["pruned", "sparse", "atp"],
-        **(extra or {}),
+        "tags": list(dict.fromkeys(tags)),
+        **extra,
     }
     front = yaml.safe_dump(
         {key: value for key, value in matter.items() if value is not None},
