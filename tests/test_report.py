@@ -251,7 +251,8 @@ def test_card_front_matter() -> None:
 
 def test_card_leaves_out_what_is_not_known() -> None:
     assert set(card()[0]) == {"tags"}
-    assert card(extra={"tags": ["clip", "sparse"]})[0]["tags"] == ["pruned", "sparse", "atp", "clip"]
+    tags = card(extra={"tags": ["clip", "sparse"]})[0]["tags"]
+    assert tags == ["pruned", "sparse", "atp", "clip"]
     assert card(extra={"pipeline_tag": "text-generation"})[0]["pipeline_tag"] == "text-generation"
 
 
