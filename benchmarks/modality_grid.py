@@ -43,6 +43,8 @@ MODELS: dict[str, dict[str, Any]] = {
         "source": "embedded:efficientnet-lite0",
         "calibration": "data/imagenet-sample-1k",
         "report_data": "data/imagenet-sample-1k",
+        "samples": 64,
+        "search_samples": 100,
     },
     "digits-clip": {"source": "embedded:digits-clip"},
     "clip-cifar10": {
@@ -110,6 +112,7 @@ def _fill(name: str, settings: dict[str, Any], found: dict[str, Any]) -> None:
             seconds=time.perf_counter() - started,
         )
         model["cells"][f"{sparsity:g}"] = cell
+        model["cells"] = dict(sorted(model["cells"].items()))
         OUTPUT.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
         values = {
             who: {key: round(metric["value"], 4) for key, metric in cell[who].items()}

@@ -260,7 +260,7 @@ def test_truncated_weights(vit_directory: Path, keep: float) -> None:
     file = vit_directory / "model.safetensors"
     content = file.read_bytes()
     file.write_bytes(content[: int(keep if keep > 1 else keep * len(content))])
-    with pytest.raises(ModelError, match=r"model\.safetensors is truncated or no safetensors"):
+    with pytest.raises(ModelError, match=r"model\.safetensors is truncated"):
         _load(vit_directory)
 
 
@@ -296,7 +296,7 @@ def test_arguments_that_the_architecture_does_not_take(vit_directory: Path) -> N
     data = json.loads(config.read_text())
     data["model_args"]["wheels"] = 4
     config.write_text(json.dumps(data))
-    with pytest.raises(ModelError, match=r"cannot be built by timm: .*wheels"):
+    with pytest.raises(ModelError, match=r"cannot be loaded: .*wheels"):
         _load(vit_directory)
 
 

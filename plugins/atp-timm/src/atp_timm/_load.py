@@ -14,14 +14,16 @@ import timm
 import torch
 from torch import nn
 
-from atp_core.errors import AtpError, ModelError, UnknownNameError, UsageError
+from atp_core.errors import ModelError, UnknownNameError, UsageError
+from atp_core.loading import dtype_named, explained
 from atp_core.records import LoadedModel, LoadRequest, Source
+from atp_core.weights import describe_files, read_header
 
 from ._digits import digits_directory, untrained
 from ._lite0 import ARCHITECTURE, LICENSE, lite0_file, lite0_weights
 from ._source import DIGITS, EMBEDDED, LITE0, Named, is_hub_layout, parse
 from ._trace import meta_copy
-from ._weight_files import fill, find_weights, mismatch, read_shapes
+from ._weight_files import fill, find_weights, mismatch
 
 __all__ = ["CONFIG", "load", "on_meta"]
 
@@ -30,7 +32,6 @@ CONFIG: Final = "atp_timm.config"
 
 DEFAULT_SAMPLES: Final = 128
 DEFAULT_SEARCH_SAMPLES: Final = 256
-_HASHED = 1_000_000_000  # bytes; larger files are told apart by size and time
 
 
 def load(source: Source, request: LoadRequest) -> LoadedModel:
@@ -40,7 +41,7 @@ def load(source: Source, request: LoadRequest) -> LoadedModel:
         ModelError: the weights are missing, damaged, pickled, or do not fit the architecture.
         UsageError: the source has another form than those known, or names no model of timm.
     """
-    dtype = _dtype(request.dtype)
+    dtype = dtype_named(request.dtype)
     loaded = _find(source, request)
     if dtype is not None:
         loaded.model = loaded.model.to(dtype)
@@ -137,7 +138,7 @@ def _from_file(
     source: Source, name: str, file: Path, request: LoadRequest, base: str | None
 ) -> LoadedModel:
     """An architecture with the weights of a file; the file tells the number of classes."""
-    shapes = read_shapes(file)
+    shapes = {name: tensor.shape for name, tensor in read_header(file).items()}
     options = _classes_in(name, shapes)
     model = _build(source, lambda: timm.create_model(name, **options), request.meta)
     if not request.meta and not fill(model, file, shapes):
@@ -160,7 +161,7 @@ def _directory(source: Source, directory: Path, request: LoadRequest) -> LoadedM
     files = []
     if not request.meta:
         file = find_weights(directory)
-        shapes = read_shapes(file)
+        shapes = {name: tensor.shape for name, tensor in read_header(file).items()}
         files = [file]
         if not fill(model, file, shapes):
             # With another number of classes timm would leave the output layer random.
@@ -204,7 +205,7 @@ def on_meta(create: Callable[[], nn.Module]) -> nn.Module:
 
 def _build(source: Source, create: Callable[[], nn.Module], meta: bool) -> nn.Module:
     """An untrained model; seeded, so that whatever is random in it is the same every time."""
-    with torch.random.fork_rng(devices=[]), _explained(source):
+    with torch.random.fork_rng(devices=[]), explained(source.text):
         torch.manual_seed(0)
         return on_meta(create) if meta else create()
 
@@ -267,29 +268,6 @@ def _mismatch_told(
         raise mismatch(model, file, shapes) from error
 
 
-@contextlib.contextmanager
-def _explained(source: Source) -> Iterator[None]:
-    """Turn what building raises into a `ModelError` of one line."""
-    try:
-        yield
-    except AtpError:
-        raise
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{source.text} cannot be built by timm: {reason}") from error
-
-
-def _dtype(name: str) -> torch.dtype | None:
-    if name == "auto":
-        return None
-    found = getattr(torch, name.removeprefix("torch."), None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ModelError(
-            f"{name!r} is no dtype for weights; use auto, float32, bfloat16 or float16"
-        )
-    return found
-
-
 def _make_contiguous(model: nn.Module) -> None:
     """Undo ``channels_last``, under which a kernel has no 2-D view; values stay the same."""
     for parameter in model.parameters():
@@ -308,21 +286,14 @@ def _front_matter(loaded: LoadedModel) -> dict[str, Any]:
     task = "image-classification" if classifies else "image-feature-extraction"
     front: dict[str, Any] = {
         "pipeline_tag": task,
-        "tags": [task, "timm", "pruned", "sparse", "atp"],
+        "tags": [task, "timm"],
     }
     known = loaded.card.get("license") or _config(loaded.model).get("license")
     return {**front, "license": known} if known else front
 
 
 def _provenance(files: list[Path]) -> dict[str, Any]:
-    weights = []
-    for file in files:
-        stat = file.stat()
-        entry: dict[str, Any] = {"file": file.name, "bytes": stat.st_size}
-        if stat.st_size < _HASHED:
-            with file.open("rb") as opened:
-                entry["sha256"] = hashlib.file_digest(opened, "sha256").hexdigest()
-        else:
-            entry["mtime"] = int(stat.st_mtime)
-        weights.append(entry)
-    return {"format": "safetensors" if files else "meta", "weights": weights}
+    return {
+        "format": "safetensors" if files else "meta",
+        "weights": describe_files(files),
+    }

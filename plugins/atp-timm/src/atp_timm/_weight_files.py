@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
 from atp_core.errors import ModelError
+from atp_core.weights import refuse_pickles
 
-__all__ = ["fill", "find_weights", "mismatch", "read_shapes"]
-
-_PICKLES: Final = (".bin", ".ckpt", ".pkl", ".pt", ".pth", ".tar")
+__all__ = ["fill", "find_weights", "mismatch"]
 
 
 def find_weights(directory: Path) -> Path:
@@ -26,30 +24,8 @@ def find_weights(directory: Path) -> Path:
     file = directory / "model.safetensors"
     if file.is_file():
         return file
-    pickles = sorted(p for p in directory.iterdir() if p.suffix in _PICKLES)
-    if pickles:
-        raise _refused(pickles[0])
+    refuse_pickles(directory)
     raise ModelError(f"{directory} has no weights: expected model.safetensors beside config.json")
-
-
-def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors in a safetensors file, from its header.
-
-    Raises:
-        ModelError: the file is missing, a pickle, truncated, or no safetensors file.
-    """
-    if not file.is_file():
-        raise ModelError(f"there is no weight file {file}; check the path")
-    if file.suffix in _PICKLES:
-        raise _refused(file)
-    try:
-        with safe_open(file, "pt") as opened:
-            names = list(opened.keys())
-            return {name: tuple(opened.get_slice(name).get_shape()) for name in names}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(
-            f"{file} is truncated or no safetensors file ({error}); download or write it again"
-        ) from None
 
 
 def fill(model: nn.Module, file: Path, shapes: Mapping[str, tuple[int, ...]]) -> bool:
@@ -87,11 +63,3 @@ def _difference(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> str 
         first = other[0]
         told.append(f"{first} has shape {list(shapes[first])}, not {list(wanted[first])}")
     return "; ".join(told) or None
-
-
-def _refused(file: Path) -> ModelError:
-    return ModelError(
-        f"{file} is a pickle, which can run code when loaded, and is refused. Where you trust it, "
-        "convert it once: safetensors.torch.save_file(torch.load(FILE, weights_only=True), "
-        "'model.safetensors')"
-    )
