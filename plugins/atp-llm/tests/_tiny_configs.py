@@ -143,6 +143,16 @@ _QWEN4 = {
     "hc_lowrank": 12,
     "output_gate_type": "sigmoid",
 }
+_GEMMA3N = {
+    "num_hidden_layers": 4,
+    "num_kv_shared_layers": 2,
+    "intermediate_size": 48,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "activation_sparsity_pattern": [0.95, 0.0, 0.95, 0.0],
+    "laurel_rank": 6,
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": VOCABULARY,
+}
 _DOTS3 = {"num_key_value_heads": 4}
 _LLAMA4_TEXT = {
     "num_hidden_layers": 2,
@@ -168,16 +178,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "audio_config.adapter_out_dim": 32,
     },
     "dots3_note_text": _DOTS3,
-    "gemma3n_text": {
-        "num_hidden_layers": 4,
-        "num_kv_shared_layers": 2,
-        "intermediate_size": 48,
-        "layer_types": ["sliding_attention", "full_attention"] * 2,
-        "activation_sparsity_pattern": [0.95, 0.0, 0.95, 0.0],
-        "laurel_rank": 6,
-        "hidden_size_per_layer_input": 8,
-        "vocab_size_per_layer_input": VOCABULARY,
-    },
+    "gemma3n": {f"text_config.{key}": value for key, value in _GEMMA3N.items()},
+    "gemma3n_text": _GEMMA3N,
     "gemma4": {
         "text_config.vocab_size_per_layer_input": VOCABULARY,
         "text_config.hidden_size_per_layer_input": 8,
