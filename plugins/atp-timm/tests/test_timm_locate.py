@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -196,9 +197,66 @@ def test_a_fused_weight_of_torchs_own_attention() -> None:
 # --- every family ------------------------------------------------------------------------------
 
 # The smallest model of each module of timm.models.
-FAMILIES: dict[str, str] = {}
-# Why those without a chain have none.
-UNCOVERED: dict[str, str] = {}
+FAMILIES = [
+    *("beit_base_patch16_224", "halonet_h1", "test_byobnet", "cait_xxs24_224", "coat_tiny"),
+    *("convit_tiny", "convmixer_768_32", "test_convnext", "cpubone_nano", "crossvit_tiny_240"),
+    *("csatv2", "cs3darknet_focus_s", "cspnext_tiny", "davit_tiny", "deepseek_vit_412m"),
+    *("deit_tiny_patch16_224", "densenet121", "dla46x_c", "dpn48b", "edgenext_xx_small"),
+    *("efficientformer_l1", "efficientformerv2_s0", "test_efficientnet", "efficientvim_m1"),
+    *("efficientvit_b0", "efficientvit_m0", "eva02_tiny_patch14_224", "fasternet_t0"),
+    *("fastvit_t8", "focalnet_tiny_srf", "gcvit_xxtiny", "gemma4_vit_167m", "ghostnet_050"),
+    *("hardcorenas_b", "hgnetv2_b0", "hiera_tiny_224", "sam2_hiera_tiny", "hrnet_w18_small"),
+    *("iformer_t", "inception_next_atto", "inception_resnet_v2", "inception_v3"),
+    *("inception_v4", "lcnetv2_small", "levit_128s", "lowformer_b0", "test_mambaout"),
+    *("test_coatnet", "poolformer_s12", "gmlp_ti16_224", "mobilenetv3_small_050"),
+    *("mobilenetv5_base", "mobilevit_xxs", "mvitv2_tiny", "naflexvit_base_patch16_radio_v3"),
+    *("nasnetalarge", "nest_tiny", "nextvit_small", "test_nfnet", "pit_ti_224"),
+    *("pnasnet5large", "pvt_v2_b0", "qwen3_vit_88m", "rdnet_tiny", "regnetx_002"),
+    *("repghostnet_050", "repvit_m0_9", "res2next50", "resnest14d", "test_resnet"),
+    *("resnetv2_18", "rexnet_100", "selecsls42", "legacy_seresnet18", "sequencer2d_s"),
+    *("shvit_s1", "skresnet18", "starnet_s050", "swiftformer_xs", "swin_s3_tiny_224"),
+    *("swinv2_tiny_window16_256", "swinv2_cr_tiny_224", "tiny_vit_5m_224"),
+    *("tnt_s_legacy_patch16_224", "tresnet_m", "twins_svt_small", "vgg11", "visformer_tiny"),
+    *("test_vit", "vit_tiny_r_s16_p8_224", "test_vit_relpos", "samvit_base_patch16_224"),
+    *("vitamin_small_224", "volo_d1_224", "ese_vovnet19b_slim_dw", "legacy_xception"),
+    *("xception41", "xcit_nano_12_p8_224"),
+]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family(name: str) -> None:
+    """On the meta device: blocks run once, in order, and nothing is left untold."""
+    model = on_meta(lambda: timm.create_model(name)).eval()
+    [chain] = locate(model)
+    entered: list[str] = []
+    for block in chain.blocks:
+        assert block.module is model.get_submodule(block.name) and block.weights
+        block.module.register_forward_pre_hook(lambda *_, name=block.name: entered.append(name))
+    with torch.inference_mode(), torch.device("meta"):
+        model(torch.empty(1, *timm.data.resolve_input_data_config(model)["input_size"]))
+    assert entered == [block.name for block in chain.blocks]
+    located: dict[nn.Module, int] = {}
+    for block in chain.blocks:
+        inside = set(block.module.modules())
+        for weight in block.weights:
+            assert weight.module in inside
+            located[weight.module] = located.get(weight.module, 0) + weight.numel
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            general = re.sub(r"(?<=[.])\d+(?=[.]|$)", "*", f"{path}.weight")
+            told = any(general == key or general.startswith(f"{key}.") for key in chain.dense)
+            if module in located:
+                assert located[module] == module.weight.numel(), f"{path} is located in part"
+            else:
+                assert told, f"{path} is neither located nor told to stay dense"
+
+
+def test_every_module_of_timm_has_its_model_here() -> None:
+    known = {timm.model_entrypoint(name).__module__ for name in FAMILIES}
+    installed = {timm.model_entrypoint(name).__module__ for name in timm.list_models()}
+    if timm.__version__ == "1.0.31":
+        assert known == installed
+    assert len(known) == len(FAMILIES)
 
 
 # --- the engine agrees -------------------------------------------------------------------------
