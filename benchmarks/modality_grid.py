@@ -113,7 +113,8 @@ def _fill(name: str, settings: dict[str, Any], found: dict[str, Any]) -> None:
         )
         model["cells"][f"{sparsity:g}"] = cell
         model["cells"] = dict(sorted(model["cells"].items()))
-        OUTPUT.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        ordered = {known: found[known] for known in MODELS if known in found}
+        OUTPUT.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", "utf-8")
         values = {
             who: {key: round(metric["value"], 4) for key, metric in cell[who].items()}
             for who in ("dense", "uniform", "pruned")

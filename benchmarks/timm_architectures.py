@@ -182,8 +182,8 @@ def page(rows: list[dict[str, Any]]) -> str:
         f"**{len(found)} of {len(rows)} models covered ({len(found) / len(rows):.1%}); of their "
         f"matrix parameters (weights of linear layers and convolutions) "
         f"{located / matrices:.1%} are located**, {shares[len(shares) // 2]:.1%} of the median "
-        "model's. Standardized weights (NFNet, BiT) are the one kind of layer that is left out for "
-        "what it is: the mean is subtracted after pruning, so zeros would not stay. The NFNets with "
+        "model's. Standardized weights (NFNet, BiT) are the one kind of layer that is left out "
+        "for what it is: the mean is subtracted after pruning, so zeros would not stay. The NFNets with "
         "squeeze-and-excitation count as covered, for these layers alone.",
         "",
         "## Not covered",
