@@ -183,8 +183,8 @@ def page(rows: list[dict[str, Any]]) -> str:
         f"matrix parameters (weights of linear layers and convolutions) "
         f"{located / matrices:.1%} are located**, {shares[len(shares) // 2]:.1%} of the median "
         "model's. Standardized weights (NFNet, BiT) are the one kind of layer that is left out "
-        "for what it is: the mean is subtracted after pruning, so zeros would not stay. The NFNets with "
-        "squeeze-and-excitation count as covered, for these layers alone.",
+        "for what it is: the mean is subtracted after pruning, so zeros would not stay. The NFNets "
+        "with squeeze-and-excitation count as covered, for these layers alone.",
         "",
         "## Not covered",
         "",
