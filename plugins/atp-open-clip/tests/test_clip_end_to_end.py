@@ -114,6 +114,29 @@ def test_chains_may_be_left_out(directory: Path, colours: Path, tmp_path: Path) 
     assert float((model.transformer.resblocks[0].mlp.c_fc.weight == 0).float().mean()) == 0.5
 
 
+@pytest.mark.slow
+def test_vit_b_32_at_its_true_size(tmp_path: Path) -> None:
+    """Random weights, pruned by magnitude, saved, and loaded by open_clip with equal outputs."""
+    out = tmp_path / "out"
+    result = atp_core.prune(
+        "open_clip:ViT-B-32@random", sparsity={"vision": 0.7, "text": 0.6}, method="magnitude",
+        beta={"vision": 0.03, "text": 0.02}, baseline=False, output=out,
+    )  # fmt: skip
+    blocks = result.report.blocks
+    for chain, width, target in (("vision", 768, 0.7), ("text", 512, 0.6)):
+        own = [block for block in blocks if block.chain == chain]
+        assert len(own) == 12
+        assert {block.parameters for block in own} == {12 * width**2}
+        share = sum(block.zeros for block in own) / sum(block.parameters for block in own)
+        assert share == pytest.approx(target, abs=1e-4)
+    model = open_clip.create_model(f"local-dir:{out}").eval()
+    image = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    text = torch.randint(1, 40000, (1, 77), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        for loaded, pruned in zip(model(image, text), result.model(image, text), strict=True):
+            assert torch.equal(loaded, pruned)
+
+
 def test_a_trained_model_on_real_images(shared: Callable[[str], Path]) -> None:
     """CIFAR-10: 59.3 % of its test images before pruning, by its maker's own measurement."""
     model, images = shared("models/clip-cifar10"), shared("data/cifar10-jpeg")

@@ -138,15 +138,25 @@ def test_a_model_in_memory_is_pruned_in_place(
     assert zeros == pytest.approx(result.report.blocks[0].rate, abs=2e-3)
 
 
-def test_a_model_of_true_size(tmp_path: Path) -> None:
-    """Swin-T, from its name to a directory that timm loads."""
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "blocks", "beta"),
+    [
+        ("swin_tiny_patch4_window7_224", 12, 0.03),
+        ("vit_base_patch16_224", 12, 0.03),
+        ("convnext_base", 36, 0.01),
+    ],
+)
+def test_a_model_of_true_size(name: str, blocks: int, beta: float, tmp_path: Path) -> None:
+    """From its name to a directory that timm loads, with the same outputs as in memory."""
     result = atp_core.prune(
-        "timm:swin_tiny_patch4_window7_224@random", sparsity=0.7, method="magnitude", beta=0.03,
-        baseline=False, output=tmp_path / "out",
+        f"timm:{name}@random", sparsity=0.7, method="magnitude", beta=beta, baseline=False,
+        output=tmp_path / "out",
     )  # fmt: skip
     assert result.sparsity == pytest.approx(0.7, abs=1e-4)
-    assert len(result.report.blocks) == 12
-    model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
+    assert len(result.report.blocks) == blocks
+    assert sum(block.parameters for block in result.report.blocks) > 2e7
+    model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
     for block in result.report.blocks:
         weights = [
             module.weight
@@ -155,6 +165,9 @@ def test_a_model_of_true_size(tmp_path: Path) -> None:
         ]
         zeros = sum(int((weight == 0).sum()) for weight in weights)
         assert zeros == block.zeros and zeros > 0.4 * sum(map(torch.numel, weights))
+    image = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(model(image), result.model(image))
 
 
 @pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt"])
