@@ -182,9 +182,9 @@ def page(rows: list[dict[str, Any]]) -> str:
         f"**{len(found)} of {len(rows)} models covered ({len(found) / len(rows):.1%}); of their "
         f"matrix parameters (weights of linear layers and convolutions) "
         f"{located / matrices:.1%} are located**, {shares[len(shares) // 2]:.1%} of the median "
-        "model's. Standardized weights (NFNet, BiT) are the one kind of layer that is left out "
-        "for what it is: the mean is subtracted after pruning, so zeros would not stay. The NFNets "
-        "with squeeze-and-excitation count as covered, for these layers alone.",
+        "model's. What is not covered has standardized weights (NFNet, BiT): their mean is "
+        "subtracted when the model runs, so zeros would not stay. NFNets with squeeze-and-"
+        "excitation count as covered, for these layers alone.",
         "",
         "## Not covered",
         "",
@@ -220,8 +220,6 @@ def page(rows: list[dict[str, Any]]) -> str:
         *_families(rows),
         "",
         "## Models that cannot be built on the meta device",
-        "",
-        "They are built on the CPU and moved.",
         "",
         *_not_on_meta(rows),
     ]
@@ -274,6 +272,8 @@ def _not_on_meta(rows: list[dict[str, Any]]) -> list[str]:
     if not found:
         return ["There are none."]
     return [
+        "They are built on the CPU and moved.",
+        "",
         "| model | why |",
         "|---|---|",
         *(f"| {row['name']} | {_cell(row['why_not_on_meta'])} |" for row in found),

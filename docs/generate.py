@@ -292,15 +292,28 @@ def _bench_tables() -> str:
     return "\n".join(lines)
 
 
+def _modality_summary() -> str:
+    """A line a model, in the middle of the sparsities."""
+    rows = ["| model | metric | dense | uniform | ATP | β |", "|---|---|---:|---:|---:|---:|"]
+    for name, model in _modalities().items():
+        cell = model["cells"]["0.6"]
+        metric = next(known for known in _SHOWN if known in cell["dense"])
+        values = " | ".join(_percent(cell[who][metric]) for who in ("dense", "uniform", "pruned"))
+        rows.append(f"| {name} | {metric} | {values} | {cell['beta']:.4f} |")
+    return "\n".join(rows)
+
+
 def readme() -> str:
     """The README, with the results put in again."""
     text = (ROOT / "README.md").read_text("utf-8")
-    return re.sub(
-        r"<!-- grid -->.*?<!-- /grid -->",
-        lambda _: f"<!-- grid -->\n{grid_table()}\n<!-- /grid -->",
-        text,
-        flags=re.DOTALL,
-    )
+    for name, table in (("grid", grid_table()), ("modalities", _modality_summary())):
+        text = re.sub(
+            rf"<!-- {name} -->.*?<!-- /{name} -->",
+            f"<!-- {name} -->\n{table}\n<!-- /{name} -->".replace("\\", r"\\"),
+            text,
+            flags=re.DOTALL,
+        )
+    return text
 
 
 PAGES: dict[Path, Callable[[], str]] = {
