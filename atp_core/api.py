@@ -13,7 +13,7 @@ from ._plan import make_plan
 from ._session import Session
 from ._workflow import Pruning, identity
 from ._write import prepare_output, write_output, write_search
-from .errors import AtpError, UsageError
+from .errors import AtpError, DataError, UsageError
 from .progress import Progress
 from .recipe import Recipe
 from .records import Beta, LoadedModel, Metric, Source
@@ -105,6 +105,8 @@ def evaluate(
         _recipe(source, {"sparsity": 0.0, **settings}, None), source, progress=progress
     )
     found = session.evaluate("report", metrics)
+    if not found.metrics:
+        raise DataError(f"{source.text} has no data to be measured on; give --report-data")
     return EvaluateResult(
         source=source.text,
         plugin=session.plugin,

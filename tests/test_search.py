@@ -60,16 +60,9 @@ def test_adaptive_maximizes_where_higher_is_better() -> None:
     assert best(trials, higher_is_better=True).beta == pytest.approx(0.01, abs=0.002)
 
 
-def test_adaptive_does_not_follow_a_parabola_that_promises_little() -> None:
-    flat = run(lambda b: 50.0 + 1e4 * (b - 0.004) ** 2, 0.02)
-    steep = run(lambda b: math.exp(3 + 1e4 * abs(b - 0.0043) ** 1.5), 0.02)
-    assert len(flat) == 5 < len(steep)
-
-
 def test_adaptive_maximizes_an_accuracy_in_percent() -> None:
     trials = run(lambda b: 75.0 - ((b - 0.008) * 5e2) ** 2, 0.02, higher=True)
     assert best(trials, higher_is_better=True).beta == pytest.approx(0.008, abs=0.001)
-    assert len(trials) < 8
 
 
 def test_adaptive_survives_infinite_and_nan_objectives() -> None:

@@ -13,7 +13,14 @@ from ..errors import UsageError
 if TYPE_CHECKING:
     from ..recipe import Recipe
 
-__all__ = ["data_options", "load_options", "output_options", "recipe_from", "schedule_options"]
+__all__ = [
+    "data_options",
+    "label_options",
+    "load_options",
+    "output_options",
+    "recipe_from",
+    "schedule_options",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -132,6 +139,19 @@ schedule_options = _apply(
     ]
 )
 
+_LABELS = [
+    click.option(
+        "--classes",
+        metavar="FILE",
+        help="Class names, one a line or JSON; folder<TAB>name where the two differ.",
+    ),
+    click.option(
+        "--templates",
+        metavar="FILE",
+        help="Prompt templates, one a line, each with {} in it.",
+    ),
+]
+
 data_options = _apply(
     [
         click.option(
@@ -162,16 +182,7 @@ data_options = _apply(
             metavar="N",
             help="At most this many samples of the report data.",
         ),
-        click.option(
-            "--classes",
-            metavar="FILE",
-            help="Class names, one a line or JSON; folder<TAB>name where the two differ.",
-        ),
-        click.option(
-            "--templates",
-            metavar="FILE",
-            help="Prompt templates, one a line, each with {} in it.",
-        ),
+        *_LABELS,
         click.option(
             "--seqlen",
             type=click.IntRange(min=2),
@@ -241,6 +252,9 @@ output_options = _apply(
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
     ]
 )
+
+
+label_options = _apply(_LABELS)
 
 
 def recipe_from(source: str | None, recipe_file: Path | None, options: Mapping[str, Any]) -> Recipe:

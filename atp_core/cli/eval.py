@@ -7,7 +7,7 @@ from typing import Any
 import rich_click as click
 
 from ._console import emit_json, stdout
-from ._options import load_options
+from ._options import label_options, load_options
 
 __all__ = ["command"]
 
@@ -21,6 +21,7 @@ __all__ = ["command"]
     metavar="N",
     help="At most this many samples of it.",
 )
+@label_options
 @click.option("--seqlen", type=click.IntRange(min=2), metavar="N", help="Tokens a sample.")
 @click.option(
     "--batch-size",

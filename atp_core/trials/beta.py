@@ -59,7 +59,6 @@ class Adaptive:
         limit: largest legal β.
         resolution: neighbours closer than this are not told apart; defaults to 1/32 of the limit.
         rounds: at most this many refining trials.
-        promise: a further refining trial must promise to lower the objective by this share.
     """
 
     COARSE = (0.0, 1 / 8, 1 / 4, 1 / 2)
@@ -71,10 +70,8 @@ class Adaptive:
         *,
         resolution: float | None = None,
         rounds: int = 3,
-        promise: float = 0.002,
     ) -> None:
         self._limit = limit
-        self._promise = promise
         self._resolution = resolution or limit / 32
         self._rounds = rounds
 
@@ -94,11 +91,11 @@ class Adaptive:
         refined = len(tried - set(coarse) - set(outer))
         if refined >= self._rounds:
             return []
-        candidate = self._refine(judged, winner, self._promise if refined else 0.0)
+        candidate = self._refine(judged, winner)
         return [] if candidate is None else [candidate]
 
-    def _refine(self, judged: Sequence[Point], winner: Point, promise: float) -> float | None:
-        """A point between the winner and a neighbour, or None where little is to be gained."""
+    def _refine(self, judged: Sequence[Point], winner: Point) -> float | None:
+        """A point between the winner and a neighbour, or None where they are close already."""
         points = sorted({point.beta: point for point in judged}.values())
         i = [point.beta for point in points].index(winner.beta)
         left = points[i - 1] if i > 0 else None
@@ -114,12 +111,10 @@ class Adaptive:
         vertex = None
         if left is not None and right is not None:
             vertex = _vertex([_height(point) for point in (left, winner, right)])
-        if vertex is not None:
-            x, y = vertex
-            if _height(winner)[1] - y < promise:
-                return None
-            if all(abs(x - point.beta) >= self._resolution for point in points):
-                return x
+        if vertex is not None and all(
+            abs(vertex - point.beta) >= self._resolution for point in points
+        ):
+            return vertex
         return (winner.beta + widest.beta) / 2
 
 
@@ -136,8 +131,8 @@ def _height(point: Point) -> tuple[float, float]:
     return point.beta, -math.log(-point.cost) if point.cost < 0 else -math.inf
 
 
-def _vertex(points: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
-    """The lowest point of the parabola through three points, or None where it opens downward."""
+def _vertex(points: Sequence[tuple[float, float]]) -> float | None:
+    """Where the parabola through three points is lowest, or None where it opens downward."""
     (x0, y0), (x1, y1), (x2, y2) = points
     if not all(math.isfinite(y) for y in (y0, y1, y2)):
         return None
@@ -145,10 +140,7 @@ def _vertex(points: Sequence[tuple[float, float]]) -> tuple[float, float] | None
     if abs(a - b) < 1e-30:
         return None
     x = x1 - 0.5 * ((x1 - x0) * a - (x1 - x2) * b) / (a - b)
-    if not x0 < x < x2:
-        return None
-    curvature = (a - b) / ((x1 - x0) * (x1 - x2) * (x2 - x0))
-    return x, y1 - curvature * (x - x1) ** 2
+    return x if x0 < x < x2 else None
 
 
 def search_beta(

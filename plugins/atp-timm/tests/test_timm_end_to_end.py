@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 import atp_core
 import atp_timm
 from atp_core.cli import main
-from atp_core.digits import CLASSES
+from atp_core.digits import CLASSES, folder
 from atp_core.errors import DataError
 from atp_core.records import DataRequest, LoadRequest, Source
 
@@ -123,6 +123,19 @@ def test_a_class_file_decides(
     classes.write_text("zero\none\n")
     with pytest.raises(DataError, match="names 2 classes"):
         atp_core.evaluate(directory, **settings)
+
+
+def test_measuring_needs_data_and_takes_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", "timm:test_vit@random"]) == 4
+    assert "give --report-data" in capsys.readouterr().err
+    names = tmp_path / "classes.txt"
+    names.write_text("\n".join(CLASSES[::-1]))
+    data = ["--report-data", str(folder() / "report"), "--report-samples", "50", "--json"]
+    assert main(["eval", DIGITS, *data, "--classes", str(names)]) == 0
+    turned = json.loads(capsys.readouterr().out)["metrics"]["top1"]
+    assert turned["value"] < 20 and "classes.txt" in turned["convention"]
 
 
 def test_a_model_in_memory_is_pruned_in_place(
