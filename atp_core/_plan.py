@@ -51,8 +51,9 @@ def make_plan(session: Session) -> PlanResult:
             else:
                 trials = Adaptive(limit)([])
                 most = len(trials) + len(Adaptive.OUTER) + 3
-            if recipe.beta_per_chain:
-                most += most * len(session.beta_limits(chains))
+            varied = len(session.beta_limits(chains)) if recipe.beta_per_chain else 0
+            if varied > 1:
+                most += most * varied
     defaults = loaded.defaults
     samples = recipe.samples or defaults.get("samples")
     seqlen = recipe.seqlen or defaults.get("seqlen")

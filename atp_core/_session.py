@@ -328,14 +328,14 @@ class Session:
             title: name of the step in the progress display.
             samples: calibrate on the first so many samples only; None is all of them.
         """
-        self.snapshot.restore()
-        self.loaded.pruned = False
+        snapshot = self.snapshot  # taken while the weights are still those that were loaded
+        self.restore()
         calibration = None
         if method.calibrated:
             calibration = self.calibration
             if samples is not None and samples < calibration.samples:
                 calibration = calibration.subset(samples)
-        self.snapshot.stale = True
+        snapshot.stale = True
         self.loaded.pruned = True
         report: PruneReport = self.plugins.caller("atp_prune", self.plugin)(
             loaded=self.loaded,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+from torch import nn
 
 from .errors import AtpError, ModelError
 
-__all__ = ["dtype_named", "explained", "first_line"]
+__all__ = ["dtype_named", "explained", "first_line", "meta_copy"]
 
 
 def dtype_named(name: str) -> torch.dtype | None:
@@ -26,6 +29,20 @@ def dtype_named(name: str) -> torch.dtype | None:
             f"{name!r} is no dtype for weights; use auto, float32, bfloat16 or float16"
         )
     return found
+
+
+def meta_copy(model: nn.Module) -> nn.Module:
+    """A copy of `model` on the meta device, without its numbers; `model` is left as it is."""
+    empty: dict[int, Any] = {}
+    for module in model.modules():
+        for held in (module._parameters, module._buffers, vars(module)):
+            for value in held.values():
+                if isinstance(value, nn.Parameter):
+                    shell = torch.empty_like(value, device="meta")
+                    empty[id(value)] = nn.Parameter(shell, value.requires_grad)
+                elif isinstance(value, torch.Tensor):
+                    empty[id(value)] = torch.empty_like(value, device="meta")
+    return copy.deepcopy(model, empty)
 
 
 def first_line(error: BaseException) -> str:

@@ -46,7 +46,7 @@ def cli_page() -> str:
         "| `ATP_STRICT_PLUGINS` | `1` makes a broken plugin an error |\n"
         "| `ATP_TRACEBACK` | `1` shows tracebacks of errors |",
     ]
-    context = click.Context(group, info_name="atp")
+    context = click.Context(group, info_name="atp", **group.context_settings)
     for name in _COMMANDS:
         command = group.get_command(context, name)
         assert command is not None

@@ -101,6 +101,16 @@ def test_two_kernels_of_one_input_share_statistics_only_where_they_see_the_same(
     assert keys["one"] == keys["two"] != keys["wide"]
 
 
+def test_kernels_with_other_padding_do_not_share_statistics() -> None:
+    same, valid = nn.Conv2d(4, 3, 3, padding="same"), nn.Conv2d(4, 3, 3, padding="valid")
+    keys: dict[str, Any] = {}
+    weights = [PrunableWeight("same", same), PrunableWeight("valid", valid)]
+    x = torch.randn(1, 4, 5, 5)
+    with torch.inference_mode(), WeightTap(weights, lambda w, r, key: keys.update({w.name: key})):
+        same(x), valid(x)
+    assert keys["same"] != keys["valid"]
+
+
 def test_multihead_attention_is_taken_apart() -> None:
     torch.manual_seed(0)
     attention = nn.MultiheadAttention(8, 2, batch_first=True).eval()

@@ -145,7 +145,9 @@ class TestLists:
     def test_records(self, tmp_path: Path) -> None:
         path = tmp_path / "a.jsonl"
         path.write_text('{"image": "a.png", "text": "x"}\n\n{"image": "b.png", "text": "y"}\n')
-        assert [record["text"] for record in read_jsonl(path, ["image", "text"])] == ["x", "y"]
+        found = read_jsonl(path, ["image", "text"])
+        assert [record["text"] for _, record in found] == ["x", "y"]
+        assert [number for number, _ in found] == [1, 3]
 
     @pytest.mark.parametrize(
         ("text", "told"),

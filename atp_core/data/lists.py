@@ -12,18 +12,21 @@ from ..errors import DataError
 __all__ = ["read_classes", "read_jsonl", "read_templates"]
 
 
-def read_jsonl(path: str | Path, required: Sequence[str] = ()) -> list[dict[str, Any]]:
+def read_jsonl(path: str | Path, required: Sequence[str] = ()) -> list[tuple[int, dict[str, Any]]]:
     """The records of a JSONL file, one JSON object a line; blank lines are left out.
 
     Args:
         path: the file.
         required: fields every record must have, not null.
 
+    Returns:
+        Pairs of line number, from 1, and record.
+
     Raises:
         DataError: the file cannot be read or is empty, a line is no JSON object, or lacks a
             field; the message names the line.
     """
-    records: list[dict[str, Any]] = []
+    records: list[tuple[int, dict[str, Any]]] = []
     for number, line in enumerate(_text(path).splitlines(), 1):
         if not line.strip():
             continue
@@ -39,7 +42,7 @@ def read_jsonl(path: str | Path, required: Sequence[str] = ()) -> list[dict[str,
                     f"{path}, line {number}, has no {field!r}; it has "
                     f"{', '.join(map(repr, record)) or 'no field'}"
                 )
-        records.append(record)
+        records.append((number, record))
     if not records:
         raise DataError(f"{path} holds no records; give one JSON object a line")
     return records

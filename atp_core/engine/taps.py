@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -33,12 +33,17 @@ Equal identities within one tapped forward mean equal rows.
 
 @dataclass(frozen=True)
 class _Window:
-    """How a convolution slides its kernel, all tuples as long as the kernel has dimensions."""
+    """How a convolution slides its kernel over its input.
+
+    Attributes:
+        stride: a number a dimension.
+        dilation: a number a dimension.
+        sides: zeros around the input, as `nn.functional.pad` takes them.
+    """
 
     stride: tuple[int, ...]
-    padding: tuple[int, ...]
     dilation: tuple[int, ...]
-    groups: int
+    sides: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -248,21 +253,9 @@ class WeightTap(TorchDispatchMode):
         views = self._views.get(_storage(kernel))
         if views is None:
             return
-        dims = kernel.dim() - 2
-        window = _Window(
-            _broadcast(stride, dims), (0,) * dims, _broadcast(dilation, dims), int(groups)
-        )
-        if padding == "same":
-            # As torch pads: the odd one, where there is one, at the end.
-            total = [d * (k - 1) for d, k in zip(window.dilation, kernel.shape[2:], strict=True)]
-            sides = [side for n in reversed(total) for side in (n // 2, n - n // 2)]
-            padded = nn.functional.pad(inputs, sides)
-        elif isinstance(padding, str):
-            padded = inputs
-        else:
-            window = replace(window, padding=_broadcast(padding, dims))
-            padded = inputs
-        per_group = kernel.shape[0] // window.groups
+        window = _window(kernel.shape[2:], stride, padding, dilation)
+        padded = nn.functional.pad(inputs, window.sides) if any(window.sides) else inputs
+        per_group = kernel.shape[0] // groups
         width = kernel[0].numel()
         for view in views:
             first, off = divmod(view.offset - int(kernel.storage_offset()), kernel.stride(0))
@@ -276,7 +269,7 @@ class WeightTap(TorchDispatchMode):
                 )
             flat = _unfold(padded, kernel.shape, window, group)
             whole = (*self._identify(inputs), *kernel.shape[1:])
-            identity = (*whole, *window.stride, *window.padding, *window.dilation, group)
+            identity = (*whole, *window.stride, *window.dilation, *window.sides, group)
             self._observer(view.weight, flat, identity)
 
     def grouped(self, args: tuple[Any, ...]) -> None:
@@ -295,6 +288,27 @@ class WeightTap(TorchDispatchMode):
             start = stop
 
 
+def _window(
+    size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int] | str,
+    dilation: Sequence[int],
+) -> _Window:
+    """The window of a kernel of `size`; padding is a number a dimension, "same" or "valid"."""
+    dims = len(size)
+    spread = _broadcast(dilation, dims)
+    if padding == "same":
+        # As torch pads: the odd one, where there is one, at the end.
+        total = [d * (k - 1) for d, k in zip(spread, size, strict=True)]
+        around = [(n // 2, n - n // 2) for n in total]
+    elif isinstance(padding, str):
+        around = [(0, 0)] * dims
+    else:
+        around = [(n, n) for n in _broadcast(padding, dims)]
+    sides = tuple(n for pair in reversed(around) for n in pair)
+    return _Window(_broadcast(stride, dims), spread, sides)
+
+
 def _broadcast(value: Sequence[int], dims: int) -> tuple[int, ...]:
     """One number a dimension, where one may stand for all."""
     numbers = tuple(int(n) for n in value)
@@ -307,7 +321,7 @@ def _unfold(
     """What the kernel of one group sees, a row a place.
 
     Args:
-        inputs: shape (batch, channels, …) or (channels, …).
+        inputs: padded, shape (batch, channels, …) or (channels, …).
         kernel: shape (out_channels, channels / groups, …).
         window: how the kernel slides.
         group: which channels.
@@ -320,8 +334,6 @@ def _unfold(
     batched = inputs if inputs.dim() == dims + 2 else inputs.unsqueeze(0)
     channels = kernel[1]
     taken = batched[:, group * channels : (group + 1) * channels]
-    sides = [side for n in reversed(window.padding) for side in (n, n)]
-    taken = nn.functional.pad(taken, sides) if any(sides) else taken
     for i in range(dims):
         spread = window.dilation[i] * (kernel[2 + i] - 1) + 1
         taken = taken.unfold(2 + i, spread, window.stride[i])[..., :: window.dilation[i]]

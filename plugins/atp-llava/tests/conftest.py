@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +11,6 @@ import pytest
 sys.path.append(str(Path(__file__).parent))  # the helpers beside this file
 
 from _llava_tiny import tiny, write_questions
-
-SHARED = Path(os.environ.get("ATP_SHARED", Path(__file__).parents[3] / ".." / "shared"))
-
-
-@pytest.fixture(scope="session")
-def shared_file() -> Callable[[str], Path]:
-    """Path of something in the shared folder; skips the test where it is absent."""
-
-    def find(name: str) -> Path:
-        path = SHARED / name
-        if not path.exists():
-            pytest.skip(f"{name} is not in the shared folder (set ATP_SHARED)")
-        return path.resolve()
-
-    return find
 
 
 @pytest.fixture

@@ -153,10 +153,10 @@ def test_both_chains_where_they_are_asked_for(digits: LoadedModel, tmp_path: Pat
 # --- a model trained on CIFAR-10 ------------------------------------------------------------------
 
 
-def test_llava_of_cifar10(shared_file: Callable[[str], Path], tmp_path: Path) -> None:
+def test_llava_of_cifar10(shared: Callable[[str], Path], tmp_path: Path) -> None:
     """Loaded, measured with the prompt it was trained with, pruned and saved."""
-    model = shared_file("models/llava-cifar10")
-    images = shared_file("data/cifar10-jpeg")
+    model = shared("models/llava-cifar10")
+    images = shared("data/cifar10-jpeg")
     lines = (model / "questions_test.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     names = sorted({record["class"] for record in records})

@@ -172,9 +172,9 @@ def test_pope_over_the_yes_no_questions_of_a_file(tmp_path: Path) -> None:
     assert 0 <= said_yes <= 100
 
 
-def test_pope_questions_over_coco(shared_file: Callable[[str], Path]) -> None:
+def test_pope_questions_over_coco(shared: Callable[[str], Path]) -> None:
     """A file in POPE's own form is read as it stands."""
-    found = read_questions(shared_file("data/pope-coco256/questions.jsonl"))
+    found = read_questions(shared("data/pope-coco256/questions.jsonl"))
     assert len(found) == 1166
     assert sum(one.answer == "yes" for one in found) == 583
     assert set(choices_of(found)) == {("yes", "no")}

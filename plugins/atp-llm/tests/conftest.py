@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,21 +12,6 @@ import transformers
 
 import atp_llm
 from atp_core.records import LoadedModel, LoadRequest, Source
-
-SHARED = Path(os.environ.get("ATP_SHARED", Path(__file__).parents[3] / ".." / "shared"))
-
-
-@pytest.fixture(scope="session")
-def shared() -> Callable[[str], Path]:
-    """Path of something in the shared folder; skips the test where it is absent."""
-
-    def find(name: str) -> Path:
-        path = SHARED / name
-        if not path.exists():
-            pytest.skip(f"{name} is not in the shared folder (set ATP_SHARED)")
-        return path.resolve()
-
-    return find
 
 
 def _byte_tokenizer() -> Any:

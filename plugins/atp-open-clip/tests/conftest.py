@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,23 +18,8 @@ from PIL import Image
 import atp_open_clip
 from atp_core.records import LoadedModel, LoadRequest, Source
 
-SHARED = Path(os.environ.get("ATP_SHARED", Path(__file__).parents[3] / ".." / "shared"))
-
 COLOURS = {"red": (210, 40, 30), "green": (40, 190, 60), "deep_blue": (20, 40, 200)}
 WORDS = ["a", "an", "of", "the", "photo", "picture", "image", "red", "green", "deep", "blue", "."]
-
-
-@pytest.fixture(scope="session")
-def shared() -> Callable[[str], Path]:
-    """Path of something in the shared folder; skips the test where it is absent."""
-
-    def find(name: str) -> Path:
-        path = SHARED / name
-        if not path.exists():
-            pytest.skip(f"{name} is not in the shared folder (set ATP_SHARED)")
-        return path.resolve()
-
-    return find
 
 
 @pytest.fixture(autouse=True)

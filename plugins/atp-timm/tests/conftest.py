@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,21 +15,6 @@ import torch
 import atp_timm
 from atp_core.digits import folder
 from atp_core.records import LoadedModel, LoadRequest, Source
-
-SHARED = Path(os.environ.get("ATP_SHARED", Path(__file__).parents[3] / ".." / "shared"))
-
-
-@pytest.fixture(scope="session")
-def shared() -> Callable[[str], Path]:
-    """Path of something in the shared folder; skips the test where it is absent."""
-
-    def find(name: str) -> Path:
-        path = SHARED / name
-        if not path.exists():
-            pytest.skip(f"{name} is not in the shared folder (set ATP_SHARED)")
-        return path.resolve()
-
-    return find
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from torch import nn
 
 from atp_core.data import open_image
 from atp_core.errors import DataError
+from atp_core.loading import first_line
 from atp_core.records import LoadedModel
 
 from ._load import processor_of
@@ -73,7 +74,7 @@ class Encoder:
             found = self._processor(text=[prompt], images=[image], return_tensors="pt", **options)
         except Exception as error:
             # Whatever a processor of the model's raises is told with the line it is about.
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise DataError(
                 f"{question.where}: the model's processor does not take it ({reason})"
             ) from error

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +12,8 @@ import torch
 import transformers
 from torch import nn
 
-from atp_core.errors import AtpError, ModelError
+from atp_core.errors import ModelError
+from atp_core.loading import dtype_named, explained, first_line
 from atp_core.records import LoadedModel, LoadRequest, Source
 from atp_core.weights import describe_files, find_shards, read_header
 
@@ -30,6 +29,10 @@ _CONVERT: Final = (
     "Where you trust it, convert it once with "
     "AutoModelForImageTextToText.from_pretrained(DIR).save_pretrained(NEW)"
 )
+_HUB: Final = (
+    "It is no local directory, and the Hugging Face hub did not give it: check the name and the "
+    "network, or give a directory"
+)
 
 
 def load(source: Source, request: LoadRequest) -> LoadedModel:
@@ -42,7 +45,7 @@ def load(source: Source, request: LoadRequest) -> LoadedModel:
         ModelError: the checkpoint is missing, damaged, incomplete, quantized or unknown, or has
             no processor.
     """
-    dtype = _dtype(request.dtype)
+    dtype = dtype_named(request.dtype) or "auto"
     if source.model is not None:
         return _in_memory(source, request, dtype)
     name = _place(source)
@@ -52,7 +55,7 @@ def load(source: Source, request: LoadRequest) -> LoadedModel:
         read_header(file)
     trust = {"trust_remote_code": True} if request.trust_remote_code else {}
     shared: dict[str, Any] = {**trust, "revision": request.revision}
-    with _explained(source, local=directory is not None), quiet():
+    with explained(source.text, "" if directory else _HUB), quiet():
         config = transformers.AutoConfig.from_pretrained(name, **shared)
         _refuse_quantized(config, source)
         auto: Any = transformers.AutoModelForImageTextToText
@@ -172,17 +175,6 @@ def _ready(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def _dtype(name: str) -> Any:
-    if name == "auto":
-        return "auto"
-    found = getattr(torch, name.removeprefix("torch."), None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ModelError(
-            f"{name!r} is no dtype for weights; use auto, float32, bfloat16 or float16"
-        )
-    return found
-
-
 def _stated(config: Any, dtype: Any) -> Any:
     """The dtype asked for, else the one the config states."""
     return dtype if dtype != "auto" else getattr(config, "dtype", None) or torch.float32
@@ -206,7 +198,7 @@ def _processor(name: str, source: Source, *, optional: bool, **options: Any) -> 
             found = auto.from_pretrained(name, **options)
     except Exception as error:
         # Whatever stands in its way, the remedy is the same.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
     else:
         if _is_whole(found):
             return found
@@ -217,23 +209,6 @@ def _processor(name: str, source: Source, *, optional: bool, **options: Any) -> 
         f"{source.text} has no processor of images and text ({reason}); put its "
         "processor_config.json, preprocessor_config.json and tokenizer files next to the model"
     )
-
-
-@contextlib.contextmanager
-def _explained(source: Source, *, local: bool) -> Iterator[None]:
-    """Turn what loading raises into a `ModelError` of one line."""
-    try:
-        yield
-    except AtpError:
-        raise
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if local:
-            raise ModelError(f"{source.text} cannot be loaded: {reason}") from error
-        raise ModelError(
-            f"{source.text} is no local directory, and it cannot be loaded from the Hugging Face "
-            f"hub: {reason} Check the name and the network, or give a directory"
-        ) from error
 
 
 def _named_base(directory: Path) -> str | None:

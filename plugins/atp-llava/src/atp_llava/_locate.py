@@ -6,12 +6,13 @@ outermost lists of layers, and weights are found by how they are stored.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from atp_core.errors import ModelError
+from atp_core.locating import outside
 from atp_core.records import Block, Chain
 
 from ._locate_blocks import Layer, layers_of, parts_of, unused_layers
@@ -48,8 +49,8 @@ def locate(model: nn.Module) -> list[Chain]:
             "(`atp plugins new`)"
         )
     last = chains[-1]
-    outside = dict(_outside("", model, claimed, parts, model))
-    chains[-1] = Chain(last.name, last.blocks, {**outside, **last.dense}, default=last.default)
+    rest = {path: _reason(path, part, parts, model) for path, part in outside("", model, claimed)}
+    chains[-1] = Chain(last.name, last.blocks, {**rest, **last.dense}, default=last.default)
     return chains
 
 
@@ -73,30 +74,14 @@ def _blocks(
     return blocks, dense
 
 
-def _outside(
-    name: str,
-    module: nn.Module,
-    claimed: set[int],
+def _reason(
+    path: str,
+    module: nn.Module | nn.Parameter,
     parts: Mapping[str, Sequence[str]],
     model: nn.Module,
-) -> Iterator[tuple[str, str]]:
-    """Largest parts of the model that hold no located layer, and why each stays dense."""
-    for parameter, _ in module.named_parameters(recurse=False):
-        path = f"{name}.{parameter}" if name else parameter
-        yield path, "outside the blocks"
-    for child, inner in module.named_children():
-        path = f"{name}.{child}" if name else child
-        if id(inner) in claimed or next(inner.parameters(), None) is None:
-            continue
-        if any(id(part) in claimed for part in inner.modules()):
-            yield from _outside(path, inner, claimed, parts, model)
-        else:
-            yield path, _reason(path, inner, parts, model)
-
-
-def _reason(
-    path: str, module: nn.Module, parts: Mapping[str, Sequence[str]], model: nn.Module
 ) -> str:
+    if isinstance(module, nn.Parameter):
+        return "outside the blocks"
     ask: Any = getattr(model, "get_output_embeddings", None)
     output = ask() if ask is not None else None
     if output is not None and any(inner is output for inner in module.modules()):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from atp_core.locating import Found
 from atp_core.records import PrunableWeight
 
-__all__ = ["Found", "Scan"]
+__all__ = ["Scan"]
 
 _Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -28,19 +28,6 @@ _ROUTER_NAME: Final = re.compile(r"(router|gate|wg|gating)$")
 # Linear layers that give each head one number: a decay, a step size, a gate.
 _HEAD_GATE_NAME: Final = re.compile(r"^(in_proj_(a|b|ba)|(a|b|g|dt|beta|alpha|decay|sink)_proj)$")
 _DOWN: Final = re.compile(r"down|w2|fc2|output|out_proj|\bwo\b")
-
-
-@dataclass
-class Found:
-    """What a block holds.
-
-    Attributes:
-        weights: its prunable weights, in order of registration.
-        dense: what stays dense, by name, and why.
-    """
-
-    weights: list[PrunableWeight] = field(default_factory=list)
-    dense: dict[str, str] = field(default_factory=dict)
 
 
 class Scan:

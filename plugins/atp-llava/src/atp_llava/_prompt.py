@@ -7,6 +7,7 @@ from typing import Any
 
 from atp_core.data import read_templates
 from atp_core.errors import DataError
+from atp_core.loading import first_line
 from atp_core.records import DataRequest, LoadedModel
 
 from ._load import processor_of
@@ -68,7 +69,7 @@ class Prompts:
             )
         except Exception as error:
             # Whatever a template of the model's raises, the remedy is the same.
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise DataError(
                 f"the chat template of the model cannot write the prompt of {question.where} "
                 f"({reason}); give a prompt with --templates FILE"

@@ -70,12 +70,9 @@ def read_questions(file: Path) -> list[Question]:
     Raises:
         DataError: a line lacks a field, a field is no text, or an image is not there.
     """
-    records = read_jsonl(file)
-    text = file.read_text(encoding="utf-8-sig")
-    numbers = [i for i, line in enumerate(text.splitlines(), 1) if line.strip()]
     images: dict[str, ImageFile] = {}
     found = []
-    for number, record in zip(numbers, records, strict=True):
+    for number, record in read_jsonl(file):
         where = f"{file}, line {number},"
         name = _text(record, "image", where)
         if name not in images:

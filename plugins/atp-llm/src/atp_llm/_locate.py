@@ -6,12 +6,12 @@ model, and their weights are found by how they are stored.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 
 from atp_core.errors import ModelError
+from atp_core.locating import outside
 from atp_core.records import Block, Chain
 
 from ._locate_blocks import holds_layers, layers_of, roots
@@ -58,28 +58,14 @@ def locate(model: nn.Module) -> list[Chain]:
         )
     # What lies outside all blocks is told once, with the last chain.
     last = chains[-1]
-    outside = dict(_outside("", model, layers, model))
-    chains[-1] = Chain(last.name, last.blocks, {**outside, **last.dense})
+    rest = {path: _reason(part, model) for path, part in outside("", model, layers)}
+    chains[-1] = Chain(last.name, last.blocks, {**rest, **last.dense})
     return chains
 
 
-def _outside(
-    name: str, module: nn.Module, layers: set[int], model: nn.Module
-) -> Iterator[tuple[str, str]]:
-    """Largest parts of the model that hold no block, and why each stays dense."""
-    for parameter, _ in module.named_parameters(recurse=False):
-        yield f"{name}.{parameter}" if name else parameter, "outside the blocks"
-    for child, inner in module.named_children():
-        path = f"{name}.{child}" if name else child
-        if id(inner) in layers or next(inner.parameters(), None) is None:
-            continue
-        if any(id(part) in layers for part in inner.modules()):
-            yield from _outside(path, inner, layers, model)
-        else:
-            yield path, _reason(inner, model)
-
-
-def _reason(module: nn.Module, model: nn.Module) -> str:
+def _reason(module: nn.Module | nn.Parameter, model: nn.Module) -> str:
+    if isinstance(module, nn.Parameter):
+        return "outside the blocks"
     ask: Any = getattr(model, "get_output_embeddings", None)
     output = ask() if ask is not None else None
     if module is output or any(part is output for part in module.modules()):

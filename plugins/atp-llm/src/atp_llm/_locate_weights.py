@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from atp_core.locating import Found
 from atp_core.records import PrunableWeight
 
 from ._locate_layouts import Layout, StoredWeight, bare_layout, expert_orientations
 
-__all__ = ["Found", "Scan"]
+__all__ = ["Scan"]
 
 _Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -35,19 +35,6 @@ _CROSS_NAMES = frozenset({"encoder_attn", "cross_attn", "crossattention", "EncDe
 _CROSS = "cross-attention: text alone does not pass it"
 # Linear layers that give each head one number: a decay, a step size, a gate.
 _HEAD_GATE_NAME = re.compile(r"^(in_proj_(a|b|ba)|(a|b|g|dt|beta|alpha|decay|sink)_proj)$")
-
-
-@dataclass
-class Found:
-    """What a block holds.
-
-    Attributes:
-        weights: its prunable weights, in order of registration.
-        dense: what stays dense, by name, and why.
-    """
-
-    weights: list[PrunableWeight] = field(default_factory=list)
-    dense: dict[str, str] = field(default_factory=dict)
 
 
 class Scan:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from atp_core.errors import DataError
+from atp_core.loading import first_line
 
 from ._builtin_text import builtin_documents
 from ._plain import plain_documents, wikitext_documents, wikitext_rows
@@ -173,7 +174,7 @@ def _dataset(path: str, config: str, file: str, split: str, field: str = "text")
         ) from None
     except Exception as error:
         # Whatever the hub client raises (network, authentication, name) is the user's to mend.
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise DataError(
             f"{path} cannot be read from the Hugging Face hub: {reason} Without access, use text "
             "of your own with --calibration FILE and --report-data FILE."

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from atp_core.errors import ModelError
+from atp_core.loading import first_line
 from atp_core.records import LoadedModel
 
 from ._quiet import quiet
@@ -30,6 +31,6 @@ def save(loaded: LoadedModel, directory: Path) -> Sequence[Path]:
         if loaded.processor is not None:
             loaded.processor.save_pretrained(directory)
     except (ValueError, RuntimeError, NotImplementedError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ModelError(f"{loaded.source.text} cannot be saved: {reason}") from error
     return sorted(directory.glob("*.safetensors"))

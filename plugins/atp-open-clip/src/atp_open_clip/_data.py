@@ -189,7 +189,7 @@ def _captioned(path: Path) -> list[Example]:
     """Images of a JSONL file, with all captions that its lines give for each."""
     images: dict[str, ImageFile] = {}
     captions: dict[str, list[str]] = {}
-    for number, record in enumerate(read_jsonl(path, ["image"]), 1):
+    for number, (_, record) in enumerate(read_jsonl(path, ["image"]), 1):
         where = f"record {number} of {path}"
         found = record.get("text", record.get("caption"))
         texts = [found] if isinstance(found, str) else found

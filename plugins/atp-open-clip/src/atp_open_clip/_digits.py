@@ -74,7 +74,8 @@ def _build(target: Path) -> None:
     from ._quiet import quiet
     from ._source import CONFIG_NAME
 
-    records = read_jsonl(folder() / "captions-train.jsonl", ["image", "text"])
+    captions = folder() / "captions-train.jsonl"
+    records = [record for _, record in read_jsonl(captions, ["image", "text"])]
     classes = [str(record["image"]).split("/")[1] for record in records]
     texts = [
         [record["text"], *(sentence.format(name) for sentence in TEMPLATES)]

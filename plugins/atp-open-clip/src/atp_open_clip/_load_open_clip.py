@@ -19,13 +19,13 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import nn
 
 from atp_core.errors import ModelError
-from atp_core.loading import dtype_named, explained
+from atp_core.loading import dtype_named, explained, meta_copy
 from atp_core.records import LoadedModel, LoadRequest, Source
 from atp_core.weights import describe_files, read_header
 
 from ._clip import OpenClipProcessor
 from ._hub import hub_file
-from ._loading import float_dtypes, on_meta, short_dtype, working_dtype
+from ._loading import float_dtypes, short_dtype, working_dtype
 from ._quiet import quiet
 from ._source import CONFIG_NAME, HUB_PREFIX, PREFIX
 from ._weight_file import weights_in
@@ -130,7 +130,7 @@ def in_memory(source: Source, request: LoadRequest) -> LoadedModel:
     """
     model: Any = source.model
     if request.meta:
-        model = on_meta(model)
+        model = meta_copy(model)
     elif (dtype := dtype_named(request.dtype)) is not None:
         model = model.to(dtype)
     tokenizer = None

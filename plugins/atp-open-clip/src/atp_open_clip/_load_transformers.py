@@ -13,11 +13,11 @@ import transformers
 from torch import nn
 
 from atp_core.errors import ModelError
-from atp_core.loading import dtype_named, explained
+from atp_core.loading import dtype_named, explained, meta_copy
 from atp_core.records import LoadedModel, LoadRequest, Source
 from atp_core.weights import describe_files, find_shards, read_header
 
-from ._loading import on_meta, short_dtype
+from ._loading import short_dtype
 from ._quiet import quiet
 
 __all__ = ["from_pretrained", "in_memory"]
@@ -89,7 +89,7 @@ def in_memory(source: Source, request: LoadRequest) -> LoadedModel:
     """A model the caller holds; `source.processor` is its processor."""
     model: Any = source.model
     if request.meta:
-        model = on_meta(model)
+        model = meta_copy(model)
     elif (dtype := dtype_named(request.dtype)) is not None:
         model = model.to(dtype)
     return LoadedModel(

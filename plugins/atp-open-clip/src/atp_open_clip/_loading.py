@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
 from collections.abc import Iterable
 
 import torch
 from torch import nn
 
-__all__ = ["float_dtypes", "on_meta", "short_dtype", "working_dtype"]
+__all__ = ["float_dtypes", "short_dtype", "working_dtype"]
 
 _STORED = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 
@@ -23,16 +21,6 @@ def working_dtype(stored: Iterable[str]) -> torch.dtype:
 def float_dtypes(stored: dict[str, str]) -> dict[str, torch.dtype]:
     """Tensor → torch dtype, of the tensors that hold floating-point numbers."""
     return {name: _STORED[kind] for name, kind in stored.items() if kind in _STORED}
-
-
-def on_meta(model: nn.Module) -> nn.Module:
-    """A copy of `model` without its numbers, on the meta device."""
-    empty: dict[int, torch.Tensor] = {}
-    for value in itertools.chain(model.parameters(), model.buffers()):
-        shell = torch.empty_like(value, device="meta")
-        parameter = isinstance(value, nn.Parameter)
-        empty[id(value)] = nn.Parameter(shell, value.requires_grad) if parameter else shell
-    return copy.deepcopy(model, empty)
 
 
 def short_dtype(model: nn.Module) -> str:

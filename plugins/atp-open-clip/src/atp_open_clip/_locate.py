@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from atp_core.errors import ModelError
+from atp_core.locating import outside
 from atp_core.records import Block, Chain
 
 from ._locate_blocks import blocks_of
@@ -60,8 +61,8 @@ def locate(model: nn.Module) -> list[Chain]:
                 f"{type(model).__name__} ({type(model.get_submodule(root)).__name__}); a plugin "
                 "that implements atp_locate for this architecture can handle it (`atp plugins new`)"
             )
-        outside = dict(_outside(model, name, {id(block.module) for block in blocks}))
-        chains.append(Chain(name, blocks, {**outside, **within}, default=name != "multimodal"))
+        rest = dict(_outside(model, name, {id(block.module) for block in blocks}))
+        chains.append(Chain(name, blocks, {**rest, **within}, default=name != "multimodal"))
     return chains
 
 
@@ -72,25 +73,15 @@ def _has(model: nn.Module, name: str) -> bool:
 def _outside(model: nn.Module, chain: str, blocks: set[int]) -> Iterator[tuple[str, str]]:
     """Largest parts of a chain's tower that hold no block, and why each stays dense."""
     others = _OF_VISION | set(_TOWERS["multimodal"])
-    for parameter, _ in model.named_parameters(recurse=False):
+    for parameter, value in model.named_parameters(recurse=False):
         if chain == "text":
-            yield parameter, _reason(parameter, None)
+            yield parameter, _reason(parameter, value)
     for name, child in model.named_children():
         owner = "vision" if name in _OF_VISION else "multimodal" if name in others else "text"
-        if owner == chain:
-            yield from _parts(name, child, blocks)
-
-
-def _parts(name: str, module: nn.Module, blocks: set[int]) -> Iterator[tuple[str, str]]:
-    if id(module) in blocks or next(module.parameters(), None) is None:
-        return
-    if not any(id(part) in blocks for part in module.modules()):
-        yield name, _reason(name, module)
-        return
-    for parameter, _ in module.named_parameters(recurse=False):
-        yield f"{name}.{parameter}", _reason(parameter, None)
-    for child, inner in module.named_children():
-        yield from _parts(f"{name}.{child}", inner, blocks)
+        if owner != chain or id(child) in blocks or next(child.parameters(), None) is None:
+            continue
+        for path, part in outside(name, child, blocks):
+            yield path, _reason(path, part)
 
 
 # Told by name, the first that fits.
@@ -106,7 +97,7 @@ _REASONS: tuple[tuple[re.Pattern[str], str], ...] = (
 )
 
 
-def _reason(name: str, module: nn.Module | None) -> str:
+def _reason(name: str, module: nn.Module | nn.Parameter) -> str:
     last = name.rsplit(".", 1)[-1].lower()
     if isinstance(module, nn.Embedding):
         return "embedding"

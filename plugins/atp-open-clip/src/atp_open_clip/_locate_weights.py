@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from torch import nn
 
+from atp_core.locating import Found
 from atp_core.records import PrunableWeight
 
-__all__ = ["Found", "Scan"]
+__all__ = ["Scan"]
 
 _Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -18,19 +18,6 @@ _Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 _REWRITTEN = re.compile(r"(Std|Standardized)Conv")
 _EMBEDDING = re.compile(r"Embedding|RelPos|PositionBias|RotaryEmbed")
 _POSITION = re.compile(r"position|pos_embed")
-
-
-@dataclass
-class Found:
-    """What a block holds.
-
-    Attributes:
-        weights: its prunable weights, in order of registration.
-        dense: what stays dense, by name, and why.
-    """
-
-    weights: list[PrunableWeight] = field(default_factory=list)
-    dense: dict[str, str] = field(default_factory=dict)
 
 
 class Scan:

@@ -15,14 +15,13 @@ import torch
 from torch import nn
 
 from atp_core.errors import ModelError, UnknownNameError, UsageError
-from atp_core.loading import dtype_named, explained
+from atp_core.loading import dtype_named, explained, first_line, meta_copy
 from atp_core.records import LoadedModel, LoadRequest, Source
 from atp_core.weights import describe_files, read_header
 
 from ._digits import digits_directory, untrained
 from ._lite0 import ARCHITECTURE, LICENSE, lite0_file, lite0_weights
 from ._source import DIGITS, EMBEDDED, LITE0, Named, is_hub_layout, parse
-from ._trace import meta_copy
 from ._weight_files import fill, find_weights, mismatch
 
 __all__ = ["CONFIG", "load", "on_meta"]
@@ -234,7 +233,7 @@ def _download(source: Source, repository: str, name: str, revision: str | None) 
                 f"{repository} has no {name} on the hub; weights in other formats are refused: "
                 "convert them to safetensors, and give timm:NAME=FILE.safetensors"
             ) from error
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ModelError(
             f"{source.text} cannot be loaded from the Hugging Face hub: {reason} Check the name "
             "and the network, or give a local directory or timm:NAME=FILE.safetensors"

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from torch import nn
 
 from atp_core.errors import ModelError
+from atp_core.loading import first_line
+from atp_core.locating import outside
 from atp_core.records import Block, Chain
 
 from ._blocks import find_blocks
@@ -31,7 +33,7 @@ def locate(model: nn.Module) -> list[Chain]:
     try:
         seen = trace(model)
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ModelError(
             f"the order of the blocks of {kind} cannot be found: its forward pass fails on the "
             f"meta device ({reason})"
@@ -67,8 +69,8 @@ def locate(model: nn.Module) -> list[Chain]:
             + "; a plugin that implements atp_locate for this architecture can handle it "
             "(`atp plugins new`)"
         )
-    outside = dict(_outside("", model, inside, model, seen, blocks))
-    return [Chain("vision", blocks, {**outside, **dense})]
+    rest = dict(_outside(inside, model, seen, blocks))
+    return [Chain("vision", blocks, {**rest, **dense})]
 
 
 def _general(name: str) -> str:
@@ -77,25 +79,14 @@ def _general(name: str) -> str:
 
 
 def _outside(
-    name: str,
-    module: nn.Module,
-    inside: set[int],
-    model: nn.Module,
-    seen: Trace,
-    blocks: list[Block],
+    inside: set[int], model: nn.Module, seen: Trace, blocks: list[Block]
 ) -> Iterator[tuple[str, str]]:
     """Largest parts of the model that hold no block, and why each stays dense."""
-    for parameter, value in module.named_parameters(recurse=False):
-        if value.dim() > 1:
-            yield _general(f"{name}.{parameter}" if name else parameter), _bare_reason(parameter)
-    for child, part in module.named_children():
-        path = f"{name}.{child}" if name else child
-        if id(part) in inside or next(part.parameters(), None) is None:
-            continue
-        if any(id(inner) in inside for inner in part.modules()):
-            yield from _outside(path, part, inside, model, seen, blocks)
-        else:
+    for path, part in outside("", model, inside):
+        if not isinstance(part, nn.Parameter):
             yield _general(path), _reason(path, part, model, seen, blocks)
+        elif part.dim() > 1:
+            yield _general(path), _bare_reason(path.rpartition(".")[2])
 
 
 def _bare_reason(parameter: str) -> str:

@@ -13,6 +13,7 @@ from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from atp_core.errors import ModelError
+from atp_core.loading import first_line
 from atp_core.records import LoadedModel
 
 from ._load import CONFIG, on_meta
@@ -73,7 +74,7 @@ def _check(loaded: LoadedModel, directory: Path) -> None:
         theirs = {name: tuple(value.shape) for name, value in again.state_dict().items()}
         reason = "another architecture comes of it"
     except Exception as error:
-        theirs, reason = {}, (str(error).strip().splitlines() or [type(error).__name__])[0]
+        theirs, reason = {}, first_line(error)
     if theirs != {name: tuple(t.shape) for name, t in loaded.model.state_dict().items()}:
         raise ModelError(
             f"{loaded.source.text} cannot be saved so that timm builds it again from its config "

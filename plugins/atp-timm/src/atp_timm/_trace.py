@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,9 +10,11 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from atp_core.loading import meta_copy
+
 from ._input import input_size
 
-__all__ = ["Trace", "Use", "meta_copy", "trace"]
+__all__ = ["Trace", "Use", "trace"]
 
 aten = torch.ops.aten
 
@@ -63,25 +64,6 @@ class Trace:
     read: set[str] = field(default_factory=set)
 
 
-def meta_copy(model: nn.Module) -> nn.Module:
-    """`model` on the meta device, without its weights and hooks; `model` is left as it is."""
-    empty: dict[int, Any] = {}
-    for module in model.modules():
-        for held in (module._parameters, module._buffers, vars(module)):
-            for value in held.values():
-                if isinstance(value, nn.Parameter):
-                    empty[id(value)] = nn.Parameter(
-                        torch.empty_like(value, device="meta"), requires_grad=False
-                    )
-                elif isinstance(value, torch.Tensor):
-                    empty[id(value)] = torch.empty_like(value, device="meta")
-    made = copy.deepcopy(model, empty)
-    for module in made.modules():
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()
-    return made.eval()
-
-
 def trace(model: nn.Module) -> Trace:
     """Run a copy of `model` on the meta device and see what it does.
 
@@ -96,7 +78,10 @@ def trace(model: nn.Module) -> Trace:
 def _trace(model: nn.Module) -> Trace:
     found = Trace()
     running: list[str] = []
-    made = meta_copy(model)
+    made = meta_copy(model).eval()
+    for module in made.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
 
     def enter(name: str) -> Any:
         def hook(module: nn.Module, args: Any) -> None:

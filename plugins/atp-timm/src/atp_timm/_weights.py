@@ -5,36 +5,23 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 from torch import nn
 
+from atp_core.locating import Found
 from atp_core.records import PrunableWeight
 
 from ._blocks import is_convolution, is_depthwise
 from ._trace import Trace, Use
 
-__all__ = ["DEPTHWISE", "Found", "Scan", "output_layers"]
+__all__ = ["DEPTHWISE", "Scan", "output_layers"]
 
 DEPTHWISE: Final = "depthwise convolution: one input channel an output"
 _NARROW: Final = "grouped convolution with few inputs a group"
 _ROUTER: Final = re.compile(r"[.](routing_fn|router)[.]")
 _LEAST_MIXED: Final = 16
 _LEAST_INPUTS: Final = 4  # channels a group, below which a convolution is as good as depthwise
-
-
-@dataclass
-class Found:
-    """What a block holds.
-
-    Attributes:
-        weights: its prunable weights, in order of registration.
-        dense: what stays dense, by name, and why.
-    """
-
-    weights: list[PrunableWeight] = field(default_factory=list)
-    dense: dict[str, str] = field(default_factory=dict)
 
 
 class Scan:
