@@ -57,8 +57,12 @@ class Offers(Mapping[str, Offer]):
         """
         self[name]
 
-    def create(self, name: str) -> Any:
+    def create(self, name: str, *arguments: Any) -> Any:
         """Build what is offered under `name`.
+
+        Args:
+            name: the name on offer.
+            arguments: what its target takes.
 
         Raises:
             UnknownNameError: nobody offers it.
@@ -70,7 +74,7 @@ class Offers(Mapping[str, Offer]):
             if isinstance(target, str):
                 module, _, attribute = target.partition(":")
                 target = getattr(importlib.import_module(module), attribute)
-            return target()
+            return target(*arguments)
         except Exception as error:
             raise PluginError(
                 f"the {self._kind} {name!r} of {offer.origin} cannot be built: "

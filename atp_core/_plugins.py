@@ -27,11 +27,14 @@ from .errors import AtpError, ModelError, PluginError, UnknownNameError
 from .hookspecs import HOOK_API_VERSION
 from .records import Calibration, Evaluation, LoadedModel, Offer, Recognition, Source
 
-__all__ = ["PluginStatus", "Plugins", "build_manager"]
+__all__ = ["Kind", "PluginStatus", "Plugins", "build_manager"]
 
 GROUP = "atp_prune"
 OLDEST_HOOK_API = 1
 _CORE = "core"
+
+Kind = Literal["methods", "allocators", "objectives", "executors", "examples"]
+"""What plugins register by name."""
 
 _RESULTS: dict[str, type | tuple[type, ...]] = {
     "atp_load": LoadedModel,
@@ -45,6 +48,7 @@ _KINDS = {
     "allocators": ("atp_allocators", "allocation"),
     "objectives": ("atp_objectives", "objective"),
     "executors": ("atp_executors", "executor"),
+    "examples": ("atp_examples", "example"),
 }
 
 
@@ -201,15 +205,19 @@ class Plugins:
 
         return ask
 
-    def offers(self, kind: Literal["methods", "allocators", "objectives", "executors"]) -> Offers:
+    def offers(self, kind: Kind, plugin: str | None = None) -> Offers:
         """Everything of one kind that plugins register.
+
+        Args:
+            kind: what is offered.
+            plugin: only what the plugin of this name offers; None is everyone's.
 
         Raises:
             PluginError: a plugin returns something else, or two offer the same name.
         """
         hook, what = _KINDS[kind]
         found: list[Offer] = []
-        for status, offer in self._registered(hook):
+        for status, offer in self._registered(hook, plugin):
             if not isinstance(offer, Offer):
                 raise PluginError(f"{status}: {hook} gave {type(offer).__name__}, not Offer")
             found.append(replace(offer, origin=status.distribution))
@@ -219,8 +227,12 @@ class Plugins:
         """Subcommands that plugins offer."""
         return list(self._registered("atp_commands"))
 
-    def _registered(self, hook: str) -> Iterator[tuple[PluginStatus, Any]]:
+    def _registered(
+        self, hook: str, plugin: str | None = None
+    ) -> Iterator[tuple[PluginStatus, Any]]:
         for status in self.statuses:
+            if plugin is not None and status.name != plugin:
+                continue
             if status.status == "ok" and hook in status.hooks:
                 try:
                     for offers in self._subset(hook, status.name)():

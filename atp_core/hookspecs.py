@@ -141,3 +141,11 @@ def atp_executors() -> Sequence[Offer]:
 @hookspec
 def atp_commands() -> Sequence[click.Command]:
     """Offer subcommands of `atp`."""
+
+
+@hookspec
+def atp_examples() -> Sequence[Offer]:
+    """Offer tiny models that prove this plugin: functions of an empty directory to write them to.
+
+    Each returns an `atp_core.testing.Example`. Tests and `atp plugins check` run them.
+    """

@@ -472,8 +472,8 @@ class Offer:
 
     Attributes:
         name: what the user writes, e.g. "wanda".
-        target: a callable without required arguments that builds it, or "module:attribute" of
-            one, imported when first used so that discovery stays fast.
+        target: a callable that builds it (without arguments, but for an example), or
+            "module:attribute" of one, imported when first used so that discovery stays fast.
         summary: one line for listings.
         origin: distribution that offers it; filled in by core.
     """
