@@ -14,19 +14,10 @@ import rich_click as click
 from click.exceptions import Exit
 
 from .. import __version__
+from .._commands import COMMANDS
 from ..errors import AtpError, PluginError, UnknownNameError
 
 __all__ = ["group", "main"]
-
-# The help of the group is made from this table, so that it imports no command.
-_COMMANDS = {
-    "prune": "Prune a model and write it.",
-    "search": "Find the schedule only.",
-    "eval": "Measure a model.",
-    "inspect": "Show chains, blocks and zeros.",
-    "plugins": "Show what is installed.",
-    "demo": "Prune a model with ATP and compare with uniform.",
-}
 
 
 class _Group(click.RichGroup):
@@ -34,13 +25,13 @@ class _Group(click.RichGroup):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Core's commands in the order of the table, then plugins' by name."""
-        return [*_COMMANDS, *sorted(_plugin_commands(ctx))]
+        return [*COMMANDS, *sorted(_plugin_commands(ctx))]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """A command by name."""
-        if cmd_name in _COMMANDS:
+        if cmd_name in COMMANDS:
             if ctx.meta.get("atp.help"):
-                return click.Command(cmd_name, help=_COMMANDS[cmd_name])
+                return click.Command(cmd_name, help=COMMANDS[cmd_name])
             module = importlib.import_module(f".{cmd_name}", __package__)
             return module.command  # type: ignore[no-any-return]
         return _plugin_commands(ctx).get(cmd_name)
@@ -68,7 +59,7 @@ def _plugin_commands(ctx: click.Context) -> dict[str, click.Command]:
     from .._plugins import build_manager
 
     found = {}
-    origins = dict.fromkeys(_COMMANDS, "atp-prune")
+    origins = dict.fromkeys(COMMANDS, "atp-prune")
     try:
         for status, command in build_manager().commands():
             name = str(command.name)

@@ -125,6 +125,11 @@ schedule_options = _apply(
             help="What the search optimizes; default is the first metric of the plugin.",
         ),
         click.option(
+            "--executor",
+            metavar="NAME",
+            help="What runs the trials of a search: local (default), or a plugin's.",
+        ),
+        click.option(
             "--trial-samples",
             type=click.IntRange(min=1),
             metavar="N",

@@ -5,13 +5,15 @@ from __future__ import annotations
 import rich_click as click
 
 from ._console import emit_json, stdout
+from ._plugins_check import command as _check
+from ._plugins_new import command as _new
 
 __all__ = ["command"]
 
 
-@click.group("plugins", short_help="Show what is installed.")
+@click.group("plugins", short_help="Show, check and write plugins.")
 def command() -> None:
-    """Show the plugins that are installed."""
+    """Show, check and write plugins."""
 
 
 @command.command("list", short_help="List plugins.")
@@ -22,16 +24,14 @@ def _list(as_json: bool) -> None:
     ATP_DISABLE_PLUGINS=name,name leaves plugins out; ATP_STRICT_PLUGINS=1 makes a broken one an
     error.
     """
-    from dataclasses import asdict
-
     from rich.markup import escape
     from rich.table import Table
 
     from .._plugins import build_manager
 
-    statuses = build_manager().statuses
+    statuses = build_manager().probed()
     if as_json:
-        emit_json([asdict(status) for status in statuses])
+        emit_json([status.to_dict() for status in statuses])
         return
     table = Table("name", "distribution", "version", "status", "hooks")
     colours = {"ok": "green", "broken": "bold red", "disabled": "dim"}
@@ -45,3 +45,7 @@ def _list(as_json: bool) -> None:
             hooks if status.error is None else escape(status.error),
         )
     stdout().print(table)
+
+
+command.add_command(_check)
+command.add_command(_new)

@@ -17,11 +17,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ._example import Example
+from ._images import image_folder
 
 if TYPE_CHECKING:
     from ._pytest import Conformance
 
-__all__ = ["Conformance", "Example"]
+__all__ = ["Conformance", "Example", "image_folder"]
 
 
 def __getattr__(name: str) -> Any:

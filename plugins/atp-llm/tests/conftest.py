@@ -7,66 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import transformers
 
 import atp_llm
 from atp_core.records import LoadedModel, LoadRequest, Source
-
-
-def _byte_tokenizer() -> Any:
-    """A tokenizer with one token a byte: 256 of them, then <s> and </s>."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {symbol: i for i, symbol in enumerate([*alphabet, "<s>", "</s>"])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>"
-    )
-
-
-def _tiny_llama(**changes: Any) -> Any:
-    """A random Llama: 2 blocks of width 16, 258 tokens, context 64."""
-    torch.manual_seed(0)
-    settings: dict[str, Any] = {
-        "vocab_size": 258,
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
-    }
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**settings, **changes})).eval()
-
-
-def _tiny_t5() -> Any:
-    """A random T5: 1 block each, 258 tokens."""
-    torch.manual_seed(0)
-    config = transformers.T5Config(
-        vocab_size=258, d_model=16, d_kv=4, d_ff=32, num_layers=1, num_heads=4,
-        decoder_start_token_id=0, tie_word_embeddings=False,
-    )  # fmt: skip
-    return transformers.T5ForConditionalGeneration(config).eval()
-
-
-def _tiny_mixtral() -> Any:
-    """A random Mixtral: 2 blocks of 4 experts."""
-    torch.manual_seed(0)
-    config = transformers.MixtralConfig(
-        vocab_size=258, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, num_local_experts=4,
-        max_position_embeddings=64,
-    )  # fmt: skip
-    return transformers.MixtralForCausalLM(config).eval()
+from atp_llm import _examples
+from atp_llm._examples import byte_tokenizer as make_tokenizer
 
 
 def _in_memory(model: Any, processor: Any = None) -> LoadedModel:
     """`model` as core hands it to the hooks."""
-    source = Source(type(model).__name__, model=model, processor=processor or _byte_tokenizer())
+    source = Source(type(model).__name__, model=model, processor=processor or make_tokenizer())
     return atp_llm.atp_load(source, LoadRequest())
 
 
@@ -74,8 +24,8 @@ def _in_memory(model: Any, processor: Any = None) -> LoadedModel:
 def llama_directory(tmp_path: Path) -> Path:
     """A tiny Llama with its tokenizer, as `save_pretrained` writes it."""
     directory = tmp_path / "llama"
-    _tiny_llama().save_pretrained(directory)
-    _byte_tokenizer().save_pretrained(directory)
+    _examples.tiny_llama().save_pretrained(directory)
+    make_tokenizer().save_pretrained(directory)
     return directory
 
 
@@ -113,25 +63,25 @@ def story_file(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def byte_tokenizer() -> Callable[[], Any]:
     """Makes a tokenizer with one token a byte."""
-    return _byte_tokenizer
+    return make_tokenizer
 
 
 @pytest.fixture(scope="session")
 def tiny_llama() -> Callable[..., Any]:
     """Makes a random Llama."""
-    return _tiny_llama
+    return _examples.tiny_llama
 
 
 @pytest.fixture(scope="session")
 def tiny_t5() -> Callable[[], Any]:
     """Makes a random T5."""
-    return _tiny_t5
+    return _examples.tiny_t5
 
 
 @pytest.fixture(scope="session")
 def tiny_mixtral() -> Callable[[], Any]:
     """Makes a random Mixtral."""
-    return _tiny_mixtral
+    return _examples.tiny_mixtral
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from atp_core.records import (
     Evaluation,
     LoadedModel,
     LoadRequest,
+    Offer,
     Recognition,
     Source,
     Split,
@@ -26,6 +27,7 @@ __all__ = [
     "ATP_HOOK_API",
     "atp_calibrate",
     "atp_evaluate",
+    "atp_examples",
     "atp_load",
     "atp_locate",
     "atp_recognize",
@@ -84,3 +86,11 @@ def atp_save(loaded: LoadedModel, directory: Path) -> Sequence[Path]:
     from ._save import save
 
     return save(loaded, directory)
+
+
+@hookimpl
+def atp_examples() -> Sequence[Offer]:
+    """A LLaVA."""
+    return [
+        Offer("llava", "atp_llava._examples:llava", "3 vision and 4 language blocks"),
+    ]

@@ -17,6 +17,7 @@ from atp_core.records import (
     Evaluation,
     LoadedModel,
     LoadRequest,
+    Offer,
     Recognition,
     Source,
     Split,
@@ -26,6 +27,7 @@ __all__ = [
     "ATP_HOOK_API",
     "atp_calibrate",
     "atp_evaluate",
+    "atp_examples",
     "atp_load",
     "atp_locate",
     "atp_recognize",
@@ -84,3 +86,13 @@ def atp_save(loaded: LoadedModel, directory: Path) -> Sequence[Path]:
     from ._save import save
 
     return save(loaded, directory)
+
+
+@hookimpl
+def atp_examples() -> Sequence[Offer]:
+    """A decoder, a mixture of experts, and an encoder with a decoder."""
+    return [
+        Offer("llama", "atp_llm._examples:llama", "3 Llama blocks, bfloat16, tied embeddings"),
+        Offer("mixtral", "atp_llm._examples:mixtral", "2 Mixtral blocks of 4 experts"),
+        Offer("t5", "atp_llm._examples:t5", "2 T5 blocks in encoder and decoder"),
+    ]

@@ -17,6 +17,7 @@ from atp_core.records import (
     Evaluation,
     LoadedModel,
     LoadRequest,
+    Offer,
     Recognition,
     Source,
     Split,
@@ -26,6 +27,7 @@ __all__ = [
     "ATP_HOOK_API",
     "atp_calibrate",
     "atp_evaluate",
+    "atp_examples",
     "atp_load",
     "atp_locate",
     "atp_recognize",
@@ -84,3 +86,12 @@ def atp_save(loaded: LoadedModel, directory: Path) -> Sequence[Path]:
     from ._save import save
 
     return save(loaded, directory)
+
+
+@hookimpl
+def atp_examples() -> Sequence[Offer]:
+    """A transformer and a network of convolutions."""
+    return [
+        Offer("convnext", "atp_timm._examples:convnext", "5 ConvNeXt blocks of different sizes"),
+        Offer("vit", "atp_timm._examples:vit", "3 blocks of a ViT"),
+    ]
