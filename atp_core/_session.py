@@ -65,6 +65,7 @@ class Session:
         # Wrong names are told before anything costly happens.
         self.plugins.offers("methods").check(recipe.method)
         self.plugins.offers("allocators").check(recipe.allocation)
+        self.plugins.offers("executors").check(recipe.executor)
         self.recognition = self.plugins.recognize(source, plugin=recipe.plugin)
         self.device: torch.device | None = (
             None
@@ -105,7 +106,7 @@ class Session:
 
     def executor(self) -> Executor:
         """What runs the trials of a search."""
-        return self.plugins.offers("executors").create("local")  # type: ignore[no-any-return]
+        return self.plugins.offers("executors").create(self.recipe.executor)  # type: ignore[no-any-return]
 
     def objective(self) -> Objective | None:
         """The registered objective of the recipe, or None where it names a metric."""

@@ -32,7 +32,8 @@ _TRIAL_LEAST = 8
 
 def identity(session: Session) -> dict[str, Any]:
     """What must be equal for two runs to be the same run."""
-    recipe = session.recipe.model_dump(mode="json", exclude={"output"})
+    # Where the result is written, and what runs the trials, make no difference to it.
+    recipe = session.recipe.model_dump(mode="json", exclude={"output", "executor"})
     method = session.method()
     return {
         **recipe,

@@ -111,6 +111,8 @@ class Recipe(BaseModel):
     """Prune these chains only."""
     objective: _Name | None = None
     """What the search optimizes; default is the first metric of the plugin."""
+    executor: _Name = "local"
+    """What runs the trials of a search; the result is the same whatever does."""
     trial_samples: _Count | None = None
     """Calibration samples of a search trial; the winner is always judged on all."""
     baseline: bool = True
