@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ._aside import aside
 from .errors import PluginError, UnknownNameError
 from .records import Offer
 
@@ -15,30 +16,30 @@ __all__ = ["Offers"]
 class Offers(Mapping[str, Offer]):
     """Offers of one kind by name.
 
+    A name that several plugins offer is an error only where it is asked for.
+
     Args:
         kind: what they are, for messages, e.g. "pruning method".
-        offers: all offers, each with its origin.
-
-    Raises:
-        PluginError: two plugins offer the same name.
+        offers: plugin and offer, each with its origin.
+        silent: plugins that could not say what they offer, for messages.
     """
 
-    def __init__(self, kind: str, offers: Sequence[Offer]) -> None:
+    def __init__(
+        self, kind: str, offers: Sequence[tuple[str, Offer]], silent: Sequence[str] = ()
+    ) -> None:
         self._kind = kind
-        self._offers: dict[str, Offer] = {}
-        for offer in offers:
-            other = self._offers.setdefault(offer.name, offer)
-            if other is not offer:
-                raise PluginError(
-                    f"{other.origin} and {offer.origin} both offer the {kind} {offer.name!r}; "
-                    "disable one of them with ATP_DISABLE_PLUGINS"
-                )
+        self._silent = silent
+        self._offers: dict[str, list[tuple[str, Offer]]] = {}
+        for plugin, offer in offers:
+            self._offers.setdefault(offer.name, []).append((plugin, offer))
 
     def __getitem__(self, name: str) -> Offer:
-        try:
-            return self._offers[name]
-        except KeyError:
-            raise UnknownNameError(self._kind, name, self._offers) from None
+        found = self._offers.get(name)
+        if found is None:
+            raise UnknownNameError(self._kind, name, self._offers, self._perhaps())
+        if len(found) > 1:
+            raise PluginError(self._clash(name))
+        return found[0][1]
 
     def __contains__(self, name: object) -> bool:
         return name in self._offers
@@ -49,11 +50,20 @@ class Offers(Mapping[str, Offer]):
     def __len__(self) -> int:
         return len(self._offers)
 
+    def all(self, name: str) -> list[Offer]:
+        """Everything offered under `name`."""
+        return [offer for _, offer in self._offers.get(name, ())]
+
+    def clashes(self) -> list[str]:
+        """A sentence for each name that several plugins offer."""
+        return [self._clash(name) for name, found in self._offers.items() if len(found) > 1]
+
     def check(self, name: str) -> None:
         """Make sure that `name` is on offer, without building it.
 
         Raises:
             UnknownNameError: nobody offers it.
+            PluginError: several plugins offer it.
         """
         self[name]
 
@@ -66,17 +76,38 @@ class Offers(Mapping[str, Offer]):
 
         Raises:
             UnknownNameError: nobody offers it.
-            PluginError: its target cannot be imported or built.
+            PluginError: several plugins offer it, or its target cannot be imported or built.
         """
         offer = self[name]
         try:
-            target = offer.target
-            if isinstance(target, str):
-                module, _, attribute = target.partition(":")
-                target = getattr(importlib.import_module(module), attribute)
-            return target(*arguments)
-        except Exception as error:
+            with aside():
+                target = offer.target
+                if isinstance(target, str):
+                    module, _, attribute = target.partition(":")
+                    target = getattr(importlib.import_module(module), attribute)
+                return target(*arguments)
+        except (Exception, SystemExit) as error:
             raise PluginError(
                 f"the {self._kind} {name!r} of {offer.origin} cannot be built: "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {error}; report it to the authors of {offer.origin}"
             ) from error
+
+    def _clash(self, name: str) -> str:
+        found = self._offers[name]
+        origins = [
+            offer.origin if plugin == "core" else f"{offer.origin} (plugin {plugin!r})"
+            for plugin, offer in found
+        ]
+        return (
+            f"{' and '.join(origins)} {'both' if len(found) == 2 else 'all'} offer the "
+            f"{self._kind} {name!r}; leave one of them out: "
+            f"ATP_DISABLE_PLUGINS={found[-1][0]}"
+        )
+
+    def _perhaps(self) -> str:
+        if not self._silent:
+            return ""
+        return (
+            f"It may be an offer of {' or '.join(self._silent)}, which is broken "
+            "(`atp plugins list` tells why)."
+        )

@@ -51,14 +51,16 @@ class UnknownNameError(UsageError):
         kind: what the name should have named, e.g. ``"pruning method"``.
         name: the name asked for.
         known: the names on offer.
+        also: a further sentence.
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], also: str = "") -> None:
         self.kind, self.name, self.known = kind, name, sorted(known)
         close = difflib.get_close_matches(name, self.known, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         offered = ", ".join(self.known) or "none"
-        super().__init__(f"unknown {kind} {name!r}.{hint} Available: {offered}.")
+        told = f"unknown {kind} {name!r}.{hint} Available: {offered}."
+        super().__init__(f"{told} {also}".strip())
 
 
 class PluginError(AtpError):

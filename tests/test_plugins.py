@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import textwrap
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from faulty import Write, atp
 
 from atp_core._plugins import Plugins, build_manager
 from atp_core.errors import ModelError, PluginError, UnknownNameError
@@ -29,38 +26,12 @@ GOOD = """
     def atp_load(source, request):
         return None
 """
-Install = Callable[..., Path]
 
 
 @pytest.fixture
-def install(tmp_path: Path) -> Install:
-    """Writes a distribution that Python finds where its folder is on the path."""
-
-    def write(
-        name: str, code: str, *, distribution: str | None = None, version: str = "1.2"
-    ) -> Path:
-        distribution = distribution or f"atp-prune-{name}"
-        module = distribution.replace("-", "_")
-        (tmp_path / f"{module}.py").write_text(textwrap.dedent(code))
-        info = tmp_path / f"{module}-{version}.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n"
-        )
-        (info / "entry_points.txt").write_text(f"[atp_prune]\n{name} = {module}\n")
-        return tmp_path
-
-    return write
-
-
-def atp(*words: str, path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "atp_core", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(path), "NO_COLOR": "1", **environment},
-    )
+def install(tmp_plugin: Write) -> Write:
+    """Writes a distribution of version 1.2 that Python finds where its folder is on the path."""
+    return partial(tmp_plugin, version="1.2")
 
 
 def listed(path: Path, **environment: str) -> tuple[dict[str, Any], str]:
@@ -69,7 +40,7 @@ def listed(path: Path, **environment: str) -> tuple[dict[str, Any], str]:
     return {entry["name"]: entry for entry in json.loads(done.stdout)}, done.stderr
 
 
-def test_a_good_plugin_is_listed(install: Install) -> None:
+def test_a_good_plugin_is_listed(install: Write) -> None:
     found, told = listed(install("good", GOOD))
     assert found["good"] == {
         "name": "good",
@@ -102,7 +73,7 @@ def test_a_good_plugin_is_listed(install: Install) -> None:
     ],
     ids=["import", "exit", "syntax", "empty", "no-api", "new", "old", "no-int", "args", "name"],
 )
-def test_a_broken_plugin_stops_nothing(install: Install, code: str, why: str) -> None:
+def test_a_broken_plugin_stops_nothing(install: Write, code: str, why: str) -> None:
     path = install("bad", code)
     install("good", GOOD)
     found, told = listed(path)
@@ -117,7 +88,7 @@ def test_a_broken_plugin_stops_nothing(install: Install, code: str, why: str) ->
     assert "atp-prune-bad 1.2" in strict.stderr
 
 
-def test_disabling_by_plugin_or_distribution(install: Install) -> None:
+def test_disabling_by_plugin_or_distribution(install: Write) -> None:
     path = install("bad", "import no_such_module")
     install("good", GOOD)
     for names in ("bad,good", "atp-prune-bad, atp-prune-good"):
@@ -131,7 +102,7 @@ def test_disabling_by_plugin_or_distribution(install: Install) -> None:
     assert "cannot be disabled" in told
 
 
-def test_two_distributions_with_one_plugin_name(install: Install) -> None:
+def test_two_distributions_with_one_plugin_name(install: Write) -> None:
     path = install("good", GOOD)
     install("good", GOOD, distribution="other-good")
     done = atp("plugins", "list", "--json", path=path)
@@ -140,7 +111,7 @@ def test_two_distributions_with_one_plugin_name(install: Install) -> None:
     assert "atp-prune-good and other-good" in entries[1]["error"]
 
 
-def test_a_table_for_people(install: Install) -> None:
+def test_a_table_for_people(install: Write) -> None:
     done = atp("plugins", "list", path=install("good", GOOD))
     assert done.returncode == 0
     assert "atp-prune-good" in done.stdout and "recognize" in done.stdout
@@ -268,8 +239,10 @@ def test_a_third_party_method() -> None:
 
 def test_clashing_names_tell_both_origins() -> None:
     extra = [("mine", offering(Offer("wanda", "mine:Wanda", "")))]
-    with pytest.raises(PluginError, match=r"atp-prune and given in code both offer"):
-        build_manager(discover=False, extra=extra).offers("methods")
+    found = build_manager(discover=False, extra=extra).offers("methods")
+    with pytest.raises(PluginError, match=r"atp-prune and given in code .*'mine'.* both offer"):
+        found["wanda"]
+    assert found.create("sparsegpt").name == "sparsegpt"
 
 
 @pytest.mark.parametrize("target", ["no_such_module:X", "atp_core.methods.wanda:Nope", "x"])
@@ -280,8 +253,9 @@ def test_an_offer_that_cannot_be_built(target: str) -> None:
 
 
 def test_what_is_no_offer() -> None:
+    found = build_manager(discover=False, extra=[("mine", offering("wanda"))])
     with pytest.raises(PluginError, match="str, not Offer"):
-        build_manager(discover=False, extra=[("mine", offering("wanda"))]).offers("methods")
+        found.offers("methods", "mine")
 
 
 # --- subcommands ---------------------------------------------------------------------------------
@@ -299,13 +273,13 @@ COMMANDS = """
 """
 
 
-def test_a_plugins_subcommand(install: Install) -> None:
+def test_a_plugins_subcommand(install: Write) -> None:
     path = install("hello", COMMANDS.replace("NAME", "'hello'"))
     assert "Say hello." in atp("--help", path=path).stdout
     assert atp("hello", path=path).stdout == "hello from a plugin\n"
 
 
-def test_a_subcommand_that_clashes_does_not_win(install: Install) -> None:
+def test_a_subcommand_that_clashes_does_not_win(install: Write) -> None:
     path = install("hello", COMMANDS.replace("NAME", "'prune'"))
     done = atp("--help", path=path)
     assert done.returncode == 0
