@@ -9,6 +9,7 @@ COMMANDS = {
     "prune": "Prune a model and write it.",
     "search": "Find the schedule only.",
     "eval": "Measure a model.",
+    "report": "Make one page about pruned models.",
     "inspect": "Show chains, blocks and zeros.",
     "plugins": "Show, check and write plugins.",
     "demo": "Prune a model with ATP and compare with uniform.",

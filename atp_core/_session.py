@@ -251,7 +251,7 @@ class Session:
         Raises:
             DataError: the split shares data with calibration, or with the other split.
         """
-        with self._whole_model_on_device():
+        with self.whole_model_on_device():
             found: Evaluation
             if objective is not None:
                 found = objective.measure(self.loaded, self.data)
@@ -260,6 +260,8 @@ class Session:
                     loaded=self.loaded, data=self.data, split=split, metrics=metrics
                 )
         self._check_disjoint(split, found.examples)
+        if metrics is None and objective is None and not self.loaded.pruned:
+            self._seen.add(split)
         return found
 
     def see_dense(self, split: Split) -> bool:
@@ -268,11 +270,10 @@ class Session:
         Returns:
             Whether the weights were restored for it.
         """
-        if not self.loaded.compares or split in self._seen:
+        if not self.loaded.compares_on(split) or split in self._seen:
             return False
         self.restore()
         self.evaluate(split)
-        self._seen.add(split)
         return True
 
     def _check_disjoint(self, split: Split, examples: frozenset[str]) -> None:
@@ -286,7 +287,12 @@ class Session:
         self._examples[split] = examples
 
     @contextlib.contextmanager
-    def _whole_model_on_device(self) -> Iterator[None]:
+    def whole_model_on_device(self) -> Iterator[None]:
+        """The model where `--device` says, for what needs all of it at once; then back home.
+
+        Raises:
+            AtpError: it does not fit.
+        """
         model = self.loaded.model
         home = next(model.parameters()).device
         if self.device is None or self.device == home:

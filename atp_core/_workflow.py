@@ -9,15 +9,18 @@ from importlib.metadata import version
 from typing import Any
 
 from ._session import Session
+from ._tasks import Found, average, run_tasks, unit
 from .allocation import Allocator
 from .allocation.betas import beta_text, by_chain, shortest
 from .allocation.budget import weighted_mean
 from .allocation.file import from_file
 from .engine.pruning import PruneReport
 from .errors import UsageError
+from .evaluation.comparison import Comparison, compare_all
+from .evaluation.harness import TaskResult
 from .methods import Method
 from .records import Beta, Chain, Metric, Schedule, Split
-from .results import SearchResult, metrics_from_dict, metrics_to_dict, peak_memory_bytes
+from .results import SearchResult, peak_memory_bytes
 from .trials import Objective, Trial, best
 from .trials.beta import Adaptive, Grid, Strategy, search_beta
 from .trials.journal import Journal
@@ -125,6 +128,8 @@ class Pruning:
         self._direction: _Direction | None = None
         self._prepared = False
         self._current: tuple[str, int | None, PruneReport] | None = None
+        self.found: dict[str, Found] = {}
+        """What was measured on the report split, by "dense", "uniform" and "pruned"."""
         check_settings(session, self._allocator)
 
     # --- the schedule ------------------------------------------------------------------------
@@ -342,20 +347,54 @@ class Pruning:
         return report
 
     def report_metrics(self, who: str, schedule: Schedule | None) -> Mapping[str, Metric]:
-        """Metrics on the report split of the dense model, or of the model pruned to `schedule`."""
+        """Metrics on the report split and on tasks: of the dense model, or pruned to `schedule`."""
+        found = Found()
         key = f"report/{who}"
-        if (known := self._journal.get(key)) is not None:
-            return metrics_from_dict(known)
-        if schedule is None:
-            self._session.restore()
-            self._current = None
-        else:
-            self._see_dense("report")
-            self.prune(schedule, f"pruning ({who})")
-        found = self._session.evaluate("report")
-        metrics = {metric.name: metric for metric in found.metrics}
-        self._journal.put(key, metrics_to_dict(metrics))
-        return metrics
+        known = self._journal.get(key)
+        tasks = list(self._recipe.tasks or ())
+        missing = [task for task in tasks if self._journal.get(f"{key}/{task}") is None]
+        if known is None or missing:
+            if schedule is None:
+                self._session.restore()
+                self._current = None
+            else:
+                self._see_dense("report")
+                self.prune(schedule, f"pruning ({who})")
+        if known is None:
+            measured = self._session.evaluate("report")
+            metrics = {metric.name: metric for metric in measured.metrics}
+            known = unit(TaskResult(metrics, measured.observations))
+            self._journal.put(key, known)
+        found.add(known)
+        if missing:
+            for task, result in run_tasks(self._session, missing):
+                self._journal.put(f"{key}/{task}", unit(result))
+        for task in tasks:
+            done = self._journal.get(f"{key}/{task}")
+            assert done is not None
+            found.add(done)
+        average(found, tasks)
+        self.found[who] = found
+        return found.metrics
+
+    def comparisons(self) -> list[Comparison]:
+        """The pruned model against the dense and the uniform one, on the report split."""
+        pruned = self.found.get("pruned")
+        if pruned is None:
+            return []
+        return [
+            comparison
+            for who, other in self.found.items()
+            if who != "pruned"
+            for comparison in compare_all(
+                pruned.metrics,
+                other.metrics,
+                pruned.observations,
+                other.observations,
+                who,
+                self._recipe.seed,
+            )
+        ]
 
     def notes(self, report: PruneReport) -> Sequence[str]:
         """What a user must know of a pruning."""

@@ -20,6 +20,7 @@ from .checkpoint import (
     write_sidecar,
 )
 from .records import Schedule
+from .report.curves import beta_curves
 from .report.figures import objective_figure, rates_figure
 from .results import PruneResult, SearchResult
 
@@ -128,36 +129,20 @@ def _figures(session: Session, result: SearchResult, work: Path) -> Sequence[Pat
     if result.beta != 0.0:
         shown[label] = result.schedule
     figures = [rates_figure(shown, work / f"rates{suffix}") for suffix in (".png", ".svg")]
-    for name, (trials, chosen) in _curves(result).items():
+    trials = [trial.to_dict() for trial in result.trials]
+    for chain, curve in beta_curves(trials, result.beta).items():
+        name = f"objective-{chain}" if chain else "objective"
         figures += [
             objective_figure(
-                trials,
+                curve.trials,
                 work / f"{name}{suffix}",
                 result.objective,
-                chosen=chosen,
+                chosen=curve.chosen,
                 higher_is_better=result.higher_is_better,
             )
             for suffix in (".png", ".svg")
         ]
     return figures
-
-
-def _curves(result: SearchResult) -> dict[str, tuple[list[dict[str, Any]], float | None]]:
-    """File name → trials against one β, and that β as it was taken: of all chains, and of each."""
-    given = result.beta
-    joint = [trial.to_dict() for trial in result.trials if not isinstance(trial.beta, Mapping)]
-    curves = {"objective": (joint, None if isinstance(given, Mapping) else given)}
-    for trial in result.trials:
-        chain = trial.stage.removeprefix("search ")
-        if isinstance(trial.beta, Mapping) and chain in trial.beta:
-            own = {**trial.to_dict(), "beta": trial.beta[chain], "stage": "search"}
-            taken = given[chain] if isinstance(given, Mapping) else given
-            curves.setdefault(f"objective-{chain}", ([], taken))[0].append(own)
-    return {
-        name: curve
-        for name, curve in curves.items()
-        if len({trial["beta"] for trial in curve[0]}) > 1
-    }
 
 
 def _bytes(session: Session) -> int:

@@ -9,11 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ._measure import Measuring, evaluation_journal, measure, parse_tasks
 from ._plan import make_plan
+from ._plugins import Plugins
 from ._session import Session
 from ._workflow import Pruning, identity
 from ._write import prepare_output, write_output, write_search
-from .errors import AtpError, DataError, UsageError
+from ._write_evaluation import check_evaluation_target, write_evaluation
+from .errors import AtpError, UsageError
 from .progress import Progress
 from .recipe import Recipe
 from .records import Beta, LoadedModel, Metric, Source
@@ -87,32 +90,45 @@ def evaluate(
     *,
     processor: Any = None,
     metrics: Sequence[str] | None = None,
+    tasks: str | Sequence[str] | None = None,
+    compare: Sequence[Any] = (),
+    output: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
     progress: Progress | None = None,
     **settings: Any,
 ) -> EvaluateResult:
-    """Measure a model on the report split.
+    """Measure a model on the report split and on tasks, and compare it with others.
 
     Args:
         model_or_source: a source as on the command line, or a model in memory.
         processor: tokenizer or image processor of a model in memory.
-        metrics: only these metrics; None is the plugin's default set.
+        metrics: only these of the plugin's metrics; None is its default set, or none where only
+            tasks are asked for.
+        tasks: tasks, groups or presets of lm-eval, e.g. "zeroshot7".
+        compare: further sources; the model is compared with each, paired by document or image.
+        output: directory to write ``eval.json`` to.
+        resume: take up the interrupted measurement that was writing `output`.
+        overwrite: replace an output of ours, and start over where a measurement was interrupted.
         progress: where long steps are shown.
-        **settings: data and loading fields of `atp_core.Recipe`.
+        **settings: data, task and loading fields of `atp_core.Recipe`.
+
+    Raises:
+        AtpError: a source, its data or a task cannot be had, or nothing can be measured.
     """
-    started = time.perf_counter()
     source = _source(model_or_source, processor)
-    session = Session(
-        _recipe(source, {"sparsity": 0.0, **settings}, None), source, progress=progress
+    fields = {"sparsity": 0.0, **settings, "tasks": parse_tasks(tasks)}
+    target = None if output is None else Path(output)
+    if target is not None:
+        check_evaluation_target(target, overwrite=overwrite)
+    asked = Measuring(
+        _recipe(source, fields, output), [source, *(_source(one, None) for one in compare)], metrics
     )
-    found = session.evaluate("report", metrics)
-    if not found.metrics:
-        raise DataError(f"{source.text} has no data to be measured on; give --report-data")
-    return EvaluateResult(
-        source=source.text,
-        plugin=session.plugin,
-        metrics={metric.name: metric for metric in found.metrics},
-        seconds=time.perf_counter() - started,
-    )
+    with evaluation_journal(asked, target, resume=resume, overwrite=overwrite) as journal:
+        result = measure(asked, journal, progress)
+        if target is not None:
+            write_evaluation(result, target)
+    return result
 
 
 def inspect(
@@ -165,13 +181,14 @@ def run_prune(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    plugins: Plugins | None = None,
 ) -> PruneResult:
-    """`prune` with a recipe that is already made."""
+    """`prune` with a recipe that is already made, by installed plugins or the ones given."""
     started = time.perf_counter()
     output = None if recipe.output is None else Path(recipe.output)
     if output is not None:
         prepare_output(output, overwrite=overwrite)
-    session = Session(recipe, source, progress=progress)
+    session = Session(recipe, source, progress=progress, plugins=plugins)
     _check_beta(session)
     with _journaled(session, output, resume, overwrite) as pruning:
         metrics: dict[str, Mapping[str, Metric]] = {"dense": pruning.report_metrics("dense", None)}
@@ -189,6 +206,7 @@ def run_prune(
             metrics=metrics,
             seconds=time.perf_counter() - started,
             output=output,
+            comparisons=pruning.comparisons(),
             notes=[*pruning.notes(report), *_unmeasured(metrics)],
             total_parameters=_parameters(session.loaded),
             model=session.loaded.model,

@@ -1,18 +1,24 @@
-"""Quality gates: ``--fail-if 'perplexity>30'``."""
+"""Quality gates: ``--fail-if 'perplexity>30'``, ``'top1:delta<-1'`` or ``worse``."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from .errors import GateError, UnknownNameError, UsageError
 from .records import Metric
 
-__all__ = ["Gate", "check_gates", "parse_gate"]
+if TYPE_CHECKING:
+    from .evaluation.comparison import Comparison
 
-_FORM = re.compile(r"\s*([\w./-]+?)\s*(<=|>=|<|>)\s*([-+.\deE]+)\s*")
+__all__ = ["Gate", "check_comparisons", "check_gates", "parse_gate", "parse_gates"]
+
+_FORM = re.compile(r"\s*([\w./,-]+?(?::delta)?)\s*(<=|>=|<|>)\s*([-+.\deE]+)\s*")
+_DELTA = ":delta"
+_WORSE = "worse"
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,58 @@ def parse_gate(text: str) -> Gate:
         except ValueError:
             pass
     raise UsageError(f"--fail-if {text!r} is not of the form 'perplexity>30'")
+
+
+def parse_gates(texts: Sequence[str]) -> tuple[list[Gate], list[Gate | None]]:
+    """Gates of metrics, and gates of comparisons; None stands for ``worse``.
+
+    Raises:
+        UsageError: a text is no gate.
+    """
+    of_metrics: list[Gate] = []
+    of_comparisons: list[Gate | None] = []
+    for text in texts:
+        if text.strip() == _WORSE:
+            of_comparisons.append(None)
+            continue
+        gate = parse_gate(text)
+        if gate.metric.endswith(_DELTA):
+            of_comparisons.append(replace(gate, metric=gate.metric.removesuffix(_DELTA)))
+        else:
+            of_metrics.append(gate)
+    return of_metrics, of_comparisons
+
+
+def check_comparisons(gates: Sequence[Gate | None], comparisons: Sequence[Comparison]) -> None:
+    """Check gates of comparisons: a difference past its bound, or a figure that is worse.
+
+    Raises:
+        UsageError: nothing was compared.
+        UnknownNameError: a gate names a metric that was not compared.
+        GateError: a gate is missed; names all of them.
+    """
+    if gates and not comparisons:
+        raise UsageError("--fail-if has nothing to compare with: give --compare SOURCE")
+    missed = []
+    for gate in gates:
+        if gate is None:
+            missed += [
+                f"{one.metric} is {one.text}, compared with {one.reference}"
+                for one in comparisons
+                if one.verdict == _WORSE
+            ]
+            continue
+        named = [one for one in comparisons if one.metric == gate.metric]
+        if not named:
+            raise UnknownNameError("metric", gate.metric, {one.metric for one in comparisons})
+        missed += [
+            f"{one.metric} differs by {one.difference:.6g} from {one.reference} "
+            f"({gate.operator} {gate.bound:g})"
+            for one in named
+            if gate.missed(one.difference)
+        ]
+    if missed:
+        raise GateError("quality gate missed: " + "; ".join(missed))
 
 
 def check_gates(gates: Sequence[Gate], metrics: Mapping[str, Metric]) -> None:

@@ -29,6 +29,7 @@ from .records import (
 
 if TYPE_CHECKING:
     import click
+    from lm_eval.api.model import LM
 
     from .engine.pruning import PruneOptions, PruneReport
     from .methods import Method
@@ -104,6 +105,14 @@ def atp_evaluate(
 
     The first metric returned is the default objective of a search. `metrics` restricts the
     result to these names; None is the plugin's default set.
+    """
+
+
+@hookspec(firstresult=True)
+def atp_lm(loaded: LoadedModel, batch_size: int) -> LM:
+    """Wrap the model for the tasks of lm-eval, e.g. as `lm_eval.models.huggingface.HFLM`.
+
+    Optional: without it a model has no `--tasks`. The model is already on its device.
     """
 
 

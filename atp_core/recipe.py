@@ -133,6 +133,16 @@ class Recipe(BaseModel):
     """File of prompt templates, one a line, each with {} in it."""
     seqlen: Annotated[int, Field(ge=2), BeforeValidator(_no_bool)] | None = None
     """Tokens a sample, for models of text."""
+    tasks: Annotated[list[_Name], Field(min_length=1)] | None = None
+    """Tasks of lm-eval to report on beside the plugin's own metrics."""
+    task_data: Path | None = None
+    """Folder with the tasks' data as JSON lines; None has lm-eval fetch it from the hub."""
+    include_path: Path | None = None
+    """Folder with the user's own task definitions for lm-eval."""
+    limit: _Count | None = None
+    """At most this many documents a task."""
+    num_fewshot: Annotated[int, Field(ge=0), BeforeValidator(_no_bool)] | None = None
+    """Examples before each question; None is each task's own number."""
     batch_size: _Count = 1
     """Samples that go through the model at once."""
     seed: Annotated[int, Field(ge=0), BeforeValidator(_no_bool)] = 0

@@ -28,6 +28,7 @@ __all__ = [
     "LoadRequest",
     "LoadedModel",
     "Metric",
+    "Observations",
     "Offer",
     "PrunableWeight",
     "Recognition",
@@ -117,9 +118,13 @@ class LoadedModel:
             refuses the others.
         defaults: the plugin's own defaults of data settings, e.g. {"samples": 32}, for estimates.
         card: front matter for the model card, e.g. {"library_name": "transformers"}.
-        compares: evaluations compare with the dense model. Core then evaluates each split on the
-            dense model first, whose outputs the plugin keeps in `cache`.
-        pruned: the weights are not those that were loaded; kept by core.
+        compares: evaluations compare with the dense model, on every split or on those named. Core
+            then evaluates such a split on the dense model first, whose outputs the plugin keeps
+            in `dense`.
+        dense: the dense model's outputs, kept by the plugin while `pruned` is False. Where two
+            sources are compared, core hands on what the plugin kept of the other one.
+        pruned: the weights are not those that were loaded, or another model stands for the dense
+            one; kept by core.
     """
 
     model: nn.Module
@@ -133,8 +138,13 @@ class LoadedModel:
     takes: frozenset[str] = frozenset()
     defaults: dict[str, int] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
-    compares: bool = False
+    compares: bool | frozenset[Split] = False
+    dense: dict[Any, Any] = field(default_factory=dict)
     pruned: bool = False
+
+    def compares_on(self, split: Split) -> bool:
+        """Whether evaluations of `split` compare with the dense model."""
+        return self.compares if isinstance(self.compares, bool) else split in self.compares
 
 
 @dataclass(eq=False)
@@ -351,6 +361,24 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Observations:
+    """What a metric was made of, one figure a document or image, so that two models can be paired.
+
+    Attributes:
+        ids: identity of each; equal for all models that are measured on the same data.
+        values: the figure of each.
+        weights: how much each counts in the mean, e.g. its tokens; None counts all alike.
+        summary: how the metric follows from the weighted mean of the values: the "mean" itself,
+            100 times it ("percent"), or "exp" of it.
+    """
+
+    ids: Sequence[str]
+    values: Sequence[float]
+    weights: Sequence[float] | None = None
+    summary: Literal["mean", "percent", "exp"] = "mean"
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What `atp_evaluate` returns.
 
@@ -358,10 +386,13 @@ class Evaluation:
         metrics: the first is the default objective. Empty on the report split where no report
             data is given and the plugin has no default: core then says that nothing was measured.
         examples: identities of the documents or images used, to prove splits disjoint.
+        observations: metric name → what it was made of. Metrics that are no mean over documents
+            or images have none, and get no confidence interval when models are compared.
     """
 
     metrics: Sequence[Metric]
     examples: frozenset[str]
+    observations: Mapping[str, Observations] = field(default_factory=dict)
 
     def metric(self, name: str | None = None) -> Metric:
         """The metric called `name`, or the first.

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from .engine.pruning import PruneReport
-from .records import Beta, Chain, Metric, Schedule
+from .evaluation.comparison import Comparison
+from .evaluation.schema import (
+    ComparisonRecord,
+    EvaluationRecord,
+    MetricRecord,
+    ModelRecord,
+    TaskRecord,
+)
+from .records import Beta, Chain, Metric, Observations, Schedule
 from .trials import Trial
 
 __all__ = [
@@ -46,22 +54,78 @@ def metrics_from_dict(data: Mapping[str, Any]) -> dict[str, Metric]:
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """Metrics of one model on the report split."""
+    """What was measured of one model, and how it compares with others.
+
+    Attributes:
+        source: the model.
+        plugin: the plugin that handles it.
+        metrics: figures by name; those of tasks as "TASK/METRIC".
+        seconds: wall time.
+        tasks: task → its version, the hash of its documents, and the number of examples.
+        provenance: what the plugin knows of where the model came from.
+        base_model: its name on the hub, if it has one.
+        others: the models that it was compared with.
+        comparisons: its figures against theirs, paired by document or image.
+        observations: metric → what it was made of; several where it is the mean of tasks.
+        settings: what was asked for.
+        environment: versions, machine and seed.
+        command: the command that repeats it.
+    """
 
     source: str
     plugin: str
     metrics: Metrics
     seconds: float
+    tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    base_model: str | None = None
+    others: Sequence[EvaluateResult] = ()
+    comparisons: Sequence[Comparison] = ()
+    observations: Mapping[str, Sequence[Observations]] = field(default_factory=dict, repr=False)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
+
+    def record(self, *, portable: bool = False) -> EvaluationRecord:
+        """The result in the form of its schema.
+
+        Args:
+            portable: absolute paths shortened to their last part, for publishing.
+        """
+        return EvaluationRecord(
+            **self._model(portable),
+            others=[ModelRecord(**other._model(portable)) for other in self.others],
+            comparisons=[
+                ComparisonRecord(
+                    **{**asdict(one), "reference": _short(one.reference, portable)}
+                )
+                for one in self.comparisons
+            ],
+            settings=dict(self.settings),
+            environment=dict(self.environment),
+            command=self.command,
+            peak_memory_bytes=peak_memory_bytes(),
+        )
+
+    def _model(self, portable: bool) -> dict[str, Any]:
+        return {
+            "source": _short(self.source, portable),
+            "plugin": self.plugin,
+            "base_model": self.base_model,
+            "provenance": dict(self.provenance),
+            "metrics": {name: MetricRecord.of(metric) for name, metric in self.metrics.items()},
+            "tasks": {name: TaskRecord(**task) for name, task in self.tasks.items()},
+            "seconds": self.seconds,
+        }
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON-ready data."""
-        return {
-            "source": self.source,
-            "plugin": self.plugin,
-            "metrics": metrics_to_dict(self.metrics),
-            "seconds": self.seconds,
-            "peak_memory_bytes": peak_memory_bytes(),
-        }
+        return self.record().model_dump(mode="json")
+
+
+def _short(text: str, portable: bool) -> str:
+    """A source without the folders of a machine."""
+    return Path(text).name if portable and Path(text).is_absolute() else text
 
 
 @dataclass(frozen=True)
@@ -227,6 +291,7 @@ class PruneResult:
         metrics: "dense", "pruned" and, where it was measured, "uniform" → metrics by name on
             the report split.
         output: the directory written, or None.
+        comparisons: the pruned model against "dense" and "uniform", paired by document or image.
         model: the pruned model, where the caller may want to go on with it.
     """
 
@@ -235,6 +300,7 @@ class PruneResult:
     metrics: Mapping[str, Metrics]
     seconds: float
     output: Path | None
+    comparisons: Sequence[Comparison] = ()
     notes: Sequence[str] = ()
     total_parameters: int = 0
     bytes_on_disk: int | None = None
@@ -275,6 +341,7 @@ class PruneResult:
             / len(self.report.blocks),
             "chains": [{"name": name, "blocks": blocks} for name, blocks in chains.items()],
             "metrics": {who: metrics_to_dict(found) for who, found in self.metrics.items()},
+            "comparisons": [asdict(comparison) for comparison in self.comparisons],
             "notes": list(self.notes),
             "seconds": self.seconds,
             "total_parameters": self.total_parameters,

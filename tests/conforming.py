@@ -23,6 +23,7 @@ from atp_core.records import (
     LoadedModel,
     LoadRequest,
     Metric,
+    Observations,
     Offer,
     PrunableWeight,
     Recognition,
@@ -154,7 +155,13 @@ class GoodPlugin:
                 if metrics is None or name in metrics
             ],
             frozenset({split}),
+            {"square": Observations([f"v{i}" for i in range(16)], self.squares(output))},
         )
+
+    def squares(self, output: torch.Tensor) -> list[float]:
+        """The mean square of each vector's output."""
+        found: list[float] = output.pow(2).mean(-1).tolist()
+        return found
 
     def metric(self, name: str, value: float, split: Split) -> Metric:
         """A figure with all that belongs to it."""

@@ -240,6 +240,13 @@ class Leaking(GoodPlugin):
         return replace(found, examples=found.examples | {"calibration"})
 
 
+class Unequal(GoodPlugin):
+    """Its observations do not come to its figure."""
+
+    def squares(self, output: Any) -> list[float]:
+        return [2 * value for value in super().squares(output)]
+
+
 class Pickling(GoodPlugin):
     @hookimpl
     def atp_save(self, loaded: Any, directory: Path) -> Any:
@@ -295,6 +302,7 @@ FAULTS: list[tuple[type[GoodPlugin], str, str]] = [
     (Deaf, "measures only what is asked for", "only 'square' was asked for"),
     (Moody, "measured the same twice", "different figures"),
     (Leaking, "search and report data apart", "calibration and search data share 1 examples"),
+    (Unequal, "measured on the report split", "the observations of metric 'square' come to"),
     (Pickling, "saved as safetensors", "model.pt may be a pickle"),
     (Rounding, "loads back", "came back with other numbers"),
     (Locked, "loads without atp-prune", "loading it alone ended with"),
@@ -533,3 +541,16 @@ def test_an_unknown_plugin_and_data_without_source(
     assert "Did you mean 'mine'" in capsys.readouterr().err
     assert main(["plugins", "check", "mine", "--samples", "4"]) == 2
     assert "--source" in capsys.readouterr().err
+
+
+def test_offers_that_cannot_be_had_fail_a_check(tmp_path: Path) -> None:
+    class Raising(GoodPlugin):
+        @hookimpl
+        def atp_methods(self) -> Any:
+            raise RuntimeError("no methods today")
+
+    outcomes = checked(Raising(), tmp_path)
+    [well] = [o for o in outcomes if o.title == "is found, imported and registered"]
+    assert well.outcome == "failed"
+    assert "no methods today" in well.message
+    assert not any(o.group.startswith("example") for o in outcomes)

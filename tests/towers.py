@@ -52,7 +52,7 @@ class TowersPlugin:
 
     Args:
         default: chains pruned where none is named.
-        compares: whether it compares with the dense model.
+        compares: whether, or on which splits, it compares with the dense model.
         report: whether it has data to report on.
     """
 
@@ -62,7 +62,7 @@ class TowersPlugin:
         self,
         default: Sequence[str] = ("left", "right"),
         *,
-        compares: bool = False,
+        compares: bool | frozenset[Split] = False,
         report: bool = True,
     ) -> None:
         self.default, self.compares, self.report = default, compares, report
@@ -114,9 +114,8 @@ class TowersPlugin:
         with torch.inference_mode():
             output = loaded.model(x)
         found = [self._metric("norm", float(output.pow(2).mean()), split)]
-        if self.compares:
-            dense = loaded.cache.setdefault(split, output) if not loaded.pruned else None
-            known = loaded.cache[split] if dense is None else dense
+        if loaded.compares_on(split):
+            known = loaded.dense[split] if loaded.pruned else loaded.dense.setdefault(split, output)
             found.insert(0, self._metric("distance", float((output - known).pow(2).sum()), split))
         wanted = [metric for metric in found if metrics is None or metric.name in metrics]
         return Evaluation(wanted, frozenset([split]))

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ..allocation.betas import beta_text
+from .._document import Code, Document, Image, Listing, Paragraph, Part, Section, to_markdown
+from .._document.results import comparison_table, lead, measured_bullets, rates_table
+from .._document.wording import HONEST_LINE, percent, size
 
 if TYPE_CHECKING:
     from ..recipe import Recipe
-    from ..records import Metric
     from ..results import PruneResult
 
-__all__ = ["HONEST_LINE", "model_card"]
-
-HONEST_LINE = (
-    "The zeros are dense zeros, stored like any other number: the files are as large, and ordinary "
-    "runtimes as fast, as with the dense model. To gain size or speed takes a format or a runtime "
-    "made for sparse weights."
-)
-"""What unstructured sparsity does to size and speed, said wherever results are shown."""
-
-_WHO = {"dense": "dense", "uniform": "uniform", "pruned": "this model"}
+__all__ = ["model_card"]
 
 
 def model_card(
@@ -67,107 +58,62 @@ def model_card(
     )
     portable = recipe.portable()
     name = base_model or portable.source
-    parts = [
-        f"---\n{front}---",
-        f"# {name}, {100 * result.sparsity:.4g} % of its prunable weights cut",
-        _lead(result, recipe, name),
-        *_comparison(result),
-        "## Size and speed",
-        _size(result),
-        "## Rates",
-        *(f"![{figure}]({figure})" for figure in figures),
-        "\n".join(_rates(result)),
-        "## How it was made",
-        f"```sh\npip install {plugin_distribution or 'atp-prune'}\n{portable.command()}\n```",
-        "Every setting as a recipe (`atp prune --recipe FILE`):",
-        f"```yaml\n{portable.to_yaml()}```",
-        "Versions, machine, seeds, trials and unrounded figures are in `atp.json`.",
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _lead(result: PruneResult, recipe: Recipe, name: str) -> str:
     schedule = result.schedule
-    text = (
-        f"`{name}` pruned without retraining by "
-        f"[atp-prune](https://pypi.org/project/atp-prune/): method `{result.search.method}`, "
-        f"allocation `{schedule.allocation}`"
+    text = Document(
+        f"{name}, {percent(result.sparsity)} of its prunable weights cut",
+        [
+            lead(
+                name,
+                result.search.method,
+                schedule.allocation,
+                schedule.beta,
+                searched=recipe.beta == "search",
+            ),
+            *_results(result),
+            Section("Size and speed", [Paragraph(_size(result))]),
+            Section("Rates", [*(Image(file, file) for file in figures), _rates(result)]),
+            Section("How it was made", [*_made(portable, plugin_distribution)]),
+        ],
     )
-    if schedule.beta is not None:
-        text += f" with β = {beta_text(schedule.beta)}"
-    text += "."
-    if schedule.allocation == "atp" and schedule.beta:
-        text += (
-            " Sparsity rises from block to block in an arithmetic progression, because errors made "
-            "in early blocks grow through all that follow "
-            "([arXiv 2502.14770](https://arxiv.org/abs/2502.14770))."
-        )
-    elif schedule.beta == 0.0 and recipe.beta == "search":
-        text += " β = 0 is uniform sparsity: the search found nothing better for this model."
-    return text
+    return f"---\n{front}---\n\n{to_markdown(text)}"
 
 
-def _comparison(result: PruneResult) -> Iterator[str]:
+def _results(result: PruneResult) -> Iterator[Part]:
     if result.metrics["pruned"]:
-        yield "## Results"
-        yield "\n".join(_results(result))
-        yield from _measured(result)
-
-
-def _results(result: PruneResult) -> Iterator[str]:
-    """The table dense / uniform / pruned, a metric a row."""
-    present = [who for who in _WHO if result.metrics.get(who)]
-    yield "| metric | " + " | ".join(_WHO[who] for who in present) + " |"
-    yield "|---|" + "---:|" * len(present)
-    for name, metric in result.metrics["pruned"].items():
-        arrow = "↑" if metric.higher_is_better else "↓"
-        cells = [_figure(result.metrics[who].get(name)) for who in present]
-        yield f"| {_cell(name)} {arrow} | " + " | ".join(cells) + " |"
-
-
-def _measured(result: PruneResult) -> Iterator[str]:
-    """How each metric was measured; results without it cannot be compared."""
-    yield "Measured on data that played no part in pruning or in choosing rates (± standard error):"
-    yield "\n".join(
-        f"- {_cell(metric.name)}: {_cell(metric.dataset)}, {metric.n} observations"
-        + (f", {_cell(metric.unit)}" if metric.unit else "")
-        + (f"; {_cell(metric.convention)}" if metric.convention else "")
-        for metric in result.metrics["pruned"].values()
-    )
+        yield Section(
+            "Results",
+            [
+                comparison_table(result.metrics),
+                Paragraph(
+                    "Measured on data that played no part in pruning or in choosing rates "
+                    "(± standard error):"
+                ),
+                measured_bullets(result.metrics["pruned"]),
+            ],
+        )
 
 
 def _size(result: PruneResult) -> str:
     blocks = result.report.blocks
-    prunable = sum(block.parameters for block in blocks)
     zeros = sum(block.zeros for block in blocks)
-    total = result.total_parameters
-    whole = f", {100 * zeros / total:.3g} % of all {total:,} parameters" if total else ""
-    on_disk = f" On disk: {result.bytes_on_disk:,} bytes." if result.bytes_on_disk else ""
-    return (
-        f"{zeros:,} of {prunable:,} prunable weights are zero ({100 * result.sparsity:.4g} %)"
-        f"{whole}; all other parameters stay dense.{on_disk} {HONEST_LINE}"
+    prunable = sum(block.parameters for block in blocks)
+    text = f"{size(zeros, prunable, result.total_parameters)}; all other parameters stay dense."
+    if result.bytes_on_disk:
+        text += f" On disk: {result.bytes_on_disk:,} bytes."
+    return f"{text} {HONEST_LINE}"
+
+
+def _rates(result: PruneResult) -> Part:
+    return rates_table(
+        (block.chain, block.name, block.rate, block.achieved, block.parameters)
+        for block in result.report.blocks
     )
 
 
-def _rates(result: PruneResult) -> Iterator[str]:
-    yield "| chain | block | rate | zeros | prunable weights |"
-    yield "|---|---|---:|---:|---:|"
-    for block in result.report.blocks:
-        yield (
-            f"| {_cell(block.chain)} | `{_cell(block.name)}` | {block.rate:.4f} | "
-            f"{block.achieved:.4f} | {block.parameters:,} |"
-        )
-
-
-def _figure(metric: Metric | None) -> str:
-    if metric is None:
-        return "-"
-    text = f"{metric.value:.4g}"
-    if metric.stderr is not None and math.isfinite(metric.stderr):
-        text += f" ± {metric.stderr:.2g}"
-    return text
-
-
-def _cell(text: str) -> str:
-    """Text that a Markdown table can hold."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+def _made(portable: Recipe, distribution: str | None) -> Iterator[Part]:
+    yield Listing(f"pip install {distribution or 'atp-prune'}\n{portable.command()}", "sh")
+    yield Paragraph(["Every setting as a recipe (", Code("atp prune --recipe FILE"), "):"])
+    yield Listing(portable.to_yaml(), "yaml")
+    yield Paragraph(
+        ["Versions, machine, seeds, trials and unrounded figures are in ", Code("atp.json"), "."]
+    )

@@ -15,6 +15,7 @@ from click.exceptions import Exit
 
 from .. import __version__
 from .._commands import COMMANDS
+from .._importing import end_process
 from ..errors import AtpError, PluginError, UnknownNameError
 
 __all__ = ["group", "main"]
@@ -99,6 +100,13 @@ def main(args: Sequence[str] | None = None) -> int:
     Args:
         args: the words after ``atp``; None takes the process's own.
     """
+    code = _run(args)
+    if args is None:
+        end_process(code)
+    return code
+
+
+def _run(args: Sequence[str] | None) -> int:
     try:
         code = group.main(
             None if args is None else list(args), prog_name="atp", standalone_mode=False

@@ -261,6 +261,36 @@ output_options = _apply(
 
 label_options = _apply(_LABELS)
 
+task_options = _apply(
+    [
+        click.option("--tasks", metavar="A,B", help="Tasks of lm-eval, or zeroshot7."),
+        click.option(
+            "--task-data",
+            type=click.Path(path_type=Path),
+            metavar="DIR",
+            help="Read the tasks' data from TASK.jsonl in this folder, not from the hub.",
+        ),
+        click.option(
+            "--include-path",
+            type=click.Path(path_type=Path),
+            metavar="DIR",
+            help="Folder with task definitions of your own.",
+        ),
+        click.option(
+            "--limit",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="At most this many documents a task.",
+        ),
+        click.option(
+            "--num-fewshot",
+            type=click.IntRange(min=0),
+            metavar="N",
+            help="Examples before each question; default is each task's own number.",
+        ),
+    ]
+)
+
 
 def recipe_from(source: str | None, recipe_file: Path | None, options: Mapping[str, Any]) -> Recipe:
     """The recipe that a file and the options given on top of it add up to.
@@ -268,13 +298,16 @@ def recipe_from(source: str | None, recipe_file: Path | None, options: Mapping[s
     Raises:
         UsageError: a setting is missing or wrong.
     """
+    from ..evaluation.presets import task_names
     from ..recipe import Recipe
 
     settings = Recipe.read(recipe_file) if recipe_file is not None else {}
     given = {key: value for key, value in options.items() if value is not None}
     if isinstance(chains := given.get("chains"), str):
         given["chains"] = [name.strip() for name in chains.split(",") if name.strip()]
-    for key in ("schedule", "output"):
+    if isinstance(tasks := given.get("tasks"), str):
+        given["tasks"] = task_names(tasks)
+    for key in ("schedule", "output", "task_data", "include_path"):
         if key in given:
             given[key] = str(given[key])
     settings = {**settings, **given}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import rich_click as click
 
 from ._console import emit_json, stdout
-from ._options import label_options, load_options
+from ._options import label_options, load_options, task_options
 
 __all__ = ["command"]
 
@@ -30,25 +31,48 @@ __all__ = ["command"]
     help="Samples that go through the model at once (default 1).",
 )
 @click.option("--metrics", metavar="A,B", help="Measure these only.")
+@task_options
+@click.option(
+    "--compare",
+    multiple=True,
+    metavar="SOURCE",
+    help="Compare with this model, document by document or image by image; may be repeated.",
+)
 @load_options
 @click.option(
     "--fail-if",
     "gates",
     multiple=True,
-    metavar="'METRIC>VALUE'",
-    help="End with exit code 5 if a metric is past this value.",
+    metavar="GATE",
+    help="End with exit code 5 if a metric is past a value ('perplexity>30'), if it differs by "
+    "too much from a model of --compare ('top1:delta<-1'), or if any is 'worse'.",
 )
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write eval.json there; the directory of a pruned model will do.",
+)
+@click.option("--resume", is_flag=True, help="Continue the interrupted run that was writing -o.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier eval.json in -o.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def command(
     source: str, metrics: str | None, gates: tuple[str, ...], as_json: bool, **options: Any
 ) -> None:
-    """Measure SOURCE (a model, or a directory `atp prune` wrote) on the report split."""
+    """Measure SOURCE (a model, or a directory `atp prune` wrote) on the report split.
+
+    With --tasks, on tasks of lm-eval: zeroshot7 stands for the seven of the ATP paper (boolq, piqa,
+    hellaswag, winogrande, arc_easy, arc_challenge, openbookqa). With --compare, figures of two
+    models are paired, and a verdict says whether they differ by more than noise.
+    """
     from ..api import evaluate
-    from ..gates import check_gates, parse_gate
+    from ..gates import check_comparisons, check_gates, parse_gates
+    from ..report.comparisons import print_comparisons
     from ..report.terminal import print_evaluation
     from ._progress import bars
 
-    parsed = [parse_gate(gate) for gate in gates]
+    of_metrics, of_comparisons = parse_gates(gates)
     names = [name.strip() for name in metrics.split(",")] if metrics else None
     given = {key: value for key, value in options.items() if value is not None}
     with bars() as progress:
@@ -57,4 +81,6 @@ def command(
         emit_json(result.to_json())
     else:
         print_evaluation(result, stdout())
-    check_gates(parsed, result.metrics)
+        print_comparisons(result.comparisons, stdout())
+    check_comparisons(of_comparisons, result.comparisons)
+    check_gates(of_metrics, result.metrics)

@@ -8,7 +8,14 @@ from typing import Any
 import rich_click as click
 
 from ._console import emit_json, stdout
-from ._options import data_options, load_options, output_options, recipe_from, schedule_options
+from ._options import (
+    data_options,
+    load_options,
+    output_options,
+    recipe_from,
+    schedule_options,
+    task_options,
+)
 
 __all__ = ["command"]
 
@@ -17,6 +24,7 @@ __all__ = ["command"]
 @click.argument("source", required=False)
 @schedule_options
 @data_options
+@task_options
 @load_options
 @output_options
 @click.option(
@@ -28,8 +36,8 @@ __all__ = ["command"]
     "--fail-if",
     "gates",
     multiple=True,
-    metavar="'METRIC>VALUE'",
-    help="End with exit code 5 if a metric of the pruned model is past this value.",
+    metavar="GATE",
+    help="End with exit code 5 if a metric of the pruned model is past a value ('perplexity>30').",
 )
 def command(
     source: str | None,
@@ -66,6 +74,7 @@ def command(
     if recipe.output is None:
         raise UsageError("say where to write the pruned model: -o DIR")
     from ..api import run_prune
+    from ..report.comparisons import print_comparisons
     from ..report.terminal import print_result
     from ._progress import bars
 
@@ -81,4 +90,5 @@ def command(
         emit_json(result.to_json())
     else:
         print_result(result, stdout())
+        print_comparisons(result.comparisons, stdout())
     check_gates(parsed, result.metrics["pruned"])

@@ -7,10 +7,12 @@ colour-blind-safe palette, and the same to the byte when drawn again.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ..records import Schedule
 
@@ -18,7 +20,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["objective_figure", "rates_figure"]
+__all__ = ["Target", "errors_figure", "objective_figure", "rates_figure"]
+
+Target: TypeAlias = Path | StringIO
+"""Where a figure goes: a file, whose suffix (".png", ".svg") settles the format, or a text, which
+gets SVG of the width of a column and without a background."""
+
+T = TypeVar("T", Path, StringIO)
 
 # Okabe and Ito's palette, in an order whose neighbours differ in lightness too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -36,7 +44,12 @@ _STYLE: dict[Any, Any] = {
     "legend.handlelength": 2.8,
     "svg.hashsalt": "atp-prune",
     "svg.fonttype": "none",
+    # Names are the user's: a dollar in one begins no formula.
+    "text.parse_math": False,
 }
+# On a page a figure is as wide as a column, and no wider than a phone can show in readable type.
+_ON_A_PAGE: dict[Any, Any] = {"font.size": 11, "axes.titlesize": 12, "savefig.transparent": True}
+_WIDTH = 5.2
 # Beyond this ratio of the extremes, a linear axis hides the minimum.
 _WIDE = 5.0
 # Panels beside each other; more would be too small on a phone.
@@ -45,21 +58,21 @@ _COLUMNS = 2
 _DENSITY = 10
 
 
-def rates_figure(schedules: Mapping[str, Schedule], path: Path) -> Path:
+def rates_figure(schedules: Mapping[str, Schedule], target: T) -> T:
     """Draw the rates over depth, a panel a chain.
 
     Args:
         schedules: label → schedule; all of the same model.
-        path: file to write; the suffix (".png", ".svg") settles the format.
+        target: file or text to write.
 
     Returns:
-        The file written.
+        What was written to.
     """
     chains = list(dict.fromkeys(chain for s in schedules.values() for chain in s.rates))
     columns = min(len(chains), _COLUMNS)
     rows = math.ceil(len(chains) / _COLUMNS)
     size = (6.4 if columns == 1 else 9.6, 0.9 + 3.2 * rows)
-    with _drawing(path, size) as figure:
+    with _drawing(target, size) as figure:
         panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
         for spare in panels[len(chains) :]:
             spare.remove()
@@ -69,7 +82,7 @@ def rates_figure(schedules: Mapping[str, Schedule], path: Path) -> Path:
             panel.set_ylabel("sparsity")
         panels[0].set_ylim(_rate_limits(schedules))
         _legend(figure, panels[0])
-    return path
+    return target
 
 
 def _draw_rates(
@@ -84,7 +97,7 @@ def _draw_rates(
         panel.plot(
             range(1, len(rates) + 1),
             rates,
-            label=label,
+            label=_shown(label),
             color=_COLOURS[i % len(_COLOURS)],
             linestyle=_DASHES[i % len(_DASHES)],
             # Many markers would run into a band.
@@ -94,12 +107,18 @@ def _draw_rates(
         )
     if titled:
         panel.set_title(chain)
-    panel.set_xlabel("block, in the order of the forward pass")
-    panel.set_xlim(0.5, depth + 0.5)
-    panel.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    _over_depth(panel, depth)
     # Steps that are whole percents.
     panel.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
     panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+
+def _over_depth(panel: Axes, depth: int) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    panel.set_xlabel("block, in the order of the forward pass")
+    panel.set_xlim(0.5, depth + 0.5)
+    panel.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
 
 
 def _rate_limits(schedules: Mapping[str, Schedule]) -> tuple[float, float]:
@@ -112,12 +131,12 @@ def _rate_limits(schedules: Mapping[str, Schedule]) -> tuple[float, float]:
 
 def objective_figure(
     trials: Sequence[Mapping[str, Any]],
-    path: Path,
+    target: T,
     metric: str,
     *,
     chosen: float | None = None,
     higher_is_better: bool = False,
-) -> Path:
+) -> T:
     """Draw the objective on the search split against β.
 
     Trials of the stage "search" were pruned with part of the calibration data and those of the
@@ -125,13 +144,13 @@ def objective_figure(
 
     Args:
         trials: mappings with ``beta``, ``objective`` and, optionally, ``stage``.
-        path: file to write; the suffix (".png", ".svg") settles the format.
+        target: file or text to write.
         metric: name of the objective.
         chosen: the β that was taken; None takes the best trial's.
         higher_is_better: direction of the objective.
 
     Returns:
-        The file written.
+        What was written to.
     """
     stages: dict[str, dict[float, float]] = {}
     samples: dict[str, int] = {}
@@ -142,7 +161,7 @@ def objective_figure(
             samples[stage] = int(trial.get("samples") or 0)
     from matplotlib.ticker import MaxNLocator
 
-    with _drawing(path, (6.4, 4.8)) as figure:
+    with _drawing(target, (6.4, 4.8)) as figure:
         panel = figure.subplots()
         # The final stage, on all calibration data, is the one that decided.
         decisive = stages.get("final") or stages.get("search") or {}
@@ -165,7 +184,41 @@ def objective_figure(
         else:
             text = panel.text(0.5, 0.5, "no trial gave a finite value", ha="center")
             text.set_transform(panel.transAxes)
-    return path
+    return target
+
+
+def errors_figure(blocks: Sequence[tuple[float, float]], target: T) -> T:
+    """Draw how far the outputs of the blocks of a chain are from those of the dense model.
+
+    Args:
+        blocks: of each block, in order, the squared error relative to the squared dense output:
+            with what the pruned blocks before it hand on, and with dense inputs.
+        target: file or text to write.
+
+    Returns:
+        What was written to.
+    """
+    labels = ("with the inputs it gets", "with dense inputs")
+    with _drawing(target, (6.4, 4.4)) as figure:
+        panel = figure.subplots()
+        for i, errors in enumerate(zip(*blocks, strict=True)):
+            # A logarithm has no place for an error of 0.
+            points = [(k, e) for k, e in enumerate(errors, 1) if math.isfinite(e) and e > 0]
+            panel.plot(
+                [k for k, _ in points],
+                [e for _, e in points],
+                label=labels[i],
+                color=_COLOURS[i],
+                linestyle=_DASHES[i],
+                marker=_MARKERS[i],
+                markevery=max(1, len(points) // 12),
+                markersize=6,
+            )
+        _over_depth(panel, len(blocks))
+        panel.set_ylabel("relative squared error")
+        _scale(panel, [e for pair in blocks for e in pair if math.isfinite(e) and e > 0])
+        _legend(figure, panel)
+    return target
 
 
 def _draw_stage(
@@ -239,18 +292,30 @@ def _legend(figure: Figure, panel: Axes) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
+def _shown(label: str) -> str:
+    """A label that a legend shows: those that begin with an underscore it leaves out."""
+    return f" {label}" if label.startswith("_") else label
+
+
 @contextmanager
-def _drawing(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
-    """A figure that is written to `path`, without touching what the caller does with pyplot."""
+def _drawing(target: Target, size: tuple[float, float]) -> Iterator[Figure]:
+    """A figure that is written to `target`, without touching what the caller does with pyplot."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
+    style, written = _STYLE, "png"
+    if isinstance(target, StringIO):
+        style, written = {**_STYLE, **_ON_A_PAGE}, "svg"
+        size = (_WIDTH, size[1] * _WIDTH / size[0])
+    elif target.suffix.lower() == ".svg":
+        written = "svg"
+    # Dates and versions would make equal figures differ.
+    metadata = {"Date": None, "Creator": None} if written == "svg" else {"Software": None}
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        # A name in a script that the font lacks: a browser has another font.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
-        # Dates and versions would make equal figures differ.
-        svg = path.suffix.lower() == ".svg"
-        metadata = {"Date": None, "Creator": None} if svg else {"Software": None}
-        figure.savefig(path, dpi=160, metadata=metadata)
+        figure.savefig(target, format=written, dpi=160, metadata=metadata)

@@ -11,8 +11,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .._document.wording import (
+    HONEST_LINE,
+    arrowed,
+    duration,
+    measured,
+    number,
+    percent,
+    size,
+    with_error,
+)
 from ..allocation.betas import beta_text
-from ..checkpoint.card import HONEST_LINE
 
 if TYPE_CHECKING:
     from ..records import Chain, Metric
@@ -43,12 +52,12 @@ def print_result(result: PruneResult, console: Console) -> None:
     if result.metrics["pruned"]:
         console.print(_comparison(result))
     for name, metric in result.metrics["pruned"].items():
-        _line(console, f"{name}: {_measured(metric)}", style="dim")
+        _line(console, f"{name}: {measured(metric)}", style="dim")
     _print_size(result, console)
     for note in dict.fromkeys(result.notes):
         _line(console, f"note: {note}", style="yellow")
     if result.output is not None:
-        _line(console, f"written to {result.output} in {_duration(result.seconds)}")
+        _line(console, f"written to {result.output} in {duration(result.seconds)}")
 
 
 def print_search(
@@ -70,9 +79,9 @@ def print_search(
             table.add_row(
                 beta_text(trial.beta, 5) + (" (uniform)" if trial.beta == 0 else ""),
                 trial.stage,
-                _number(trial.objective),
+                number(trial.objective),
                 str(trial.samples),
-                _duration(trial.seconds),
+                duration(trial.seconds),
                 style="bold green" if taken else None,
             )
         console.print(table)
@@ -80,7 +89,7 @@ def print_search(
     _print_rates(console, "schedule", ((*entry, None) for entry in schedule))
     _print_schedule(result, console)
     if output is not None:
-        _line(console, f"written to {output} in {_duration(result.seconds)}")
+        _line(console, f"written to {output} in {duration(result.seconds)}")
 
 
 def print_evaluation(result: EvaluateResult, console: Console) -> None:
@@ -94,10 +103,10 @@ def print_evaluation(result: EvaluateResult, console: Console) -> None:
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, metric in result.metrics.items():
-        table.add_row(_named(name, metric), _figure(metric))
+        table.add_row(escape(arrowed(metric, name)), with_error(metric))
     console.print(table)
     for name, metric in result.metrics.items():
-        _line(console, f"{name}: {_measured(metric)}", style="dim")
+        _line(console, f"{name}: {measured(metric)}", style="dim")
 
 
 def print_inspection(result: InspectResult, console: Console, *, every: bool = False) -> None:
@@ -132,7 +141,7 @@ def _comparison(result: PruneResult) -> Table:
     if schedule.beta is not None:
         names["pruned"] += f", β = {beta_text(schedule.beta)}"
     present = [who for who in names if result.metrics.get(who)]
-    table = _table(f"on the report split, at {100 * result.sparsity:.4g} % sparsity")
+    table = _table(f"on the report split, at {percent(result.sparsity)} sparsity")
     table.add_column("metric")
     for who in present:
         table.add_column(names[who], justify="right", style="bold" if who == "pruned" else None)
@@ -140,21 +149,21 @@ def _comparison(result: PruneResult) -> Table:
     for who in others:
         table.add_column(f"÷ {names[who]}", justify="right")
     for name, metric in result.metrics["pruned"].items():
-        cells = [_figure(result.metrics[who].get(name)) for who in present]
+        cells = [with_error(result.metrics[who].get(name)) for who in present]
         ratios = [_ratio(metric, result.metrics[who].get(name)) for who in others]
-        table.add_row(_named(name, metric), *cells, *ratios)
+        table.add_row(escape(arrowed(metric, name)), *cells, *ratios)
     return table
 
 
 def _print_schedule(search: SearchResult, console: Console) -> None:
     schedule = search.schedule
-    text = f"{search.method}, {schedule.allocation}, target {100 * schedule.sparsity:.4g} %"
+    text = f"{search.method}, {schedule.allocation}, target {percent(schedule.sparsity)}"
     if schedule.beta is not None:
         text += f", β = {beta_text(schedule.beta, 5)} (legal: 0 to {search.beta_limit:.4g})"
     if search.beta_auto is not None:
         text += ", measured from the growth of the error"
     elif search.trials:
-        text += f", {len(search.trials)} trials in {_duration(search.seconds)}"
+        text += f", {len(search.trials)} trials in {duration(search.seconds)}"
     _line(console, text)
 
 
@@ -183,10 +192,7 @@ def _print_size(result: PruneResult, console: Console) -> None:
     blocks = result.report.blocks
     zeros = sum(block.zeros for block in blocks)
     prunable = sum(block.parameters for block in blocks)
-    text = f"{zeros:,} of {prunable:,} prunable weights are zero ({100 * result.sparsity:.4g} %)"
-    if result.total_parameters:
-        share = 100 * zeros / result.total_parameters
-        text += f", {share:.3g} % of all {result.total_parameters:,} parameters"
+    text = size(zeros, prunable, result.total_parameters)
     if result.bytes_on_disk:
         text += f"; {result.bytes_on_disk / 1e6:,.1f} MB on disk"
     _line(console, text)
@@ -237,39 +243,7 @@ def _bar(rate: float) -> str:
     return "█" * whole + (_EIGHTHS[part] if part else "")
 
 
-def _named(name: str, metric: Metric) -> str:
-    return f"{escape(name)} {'↑' if metric.higher_is_better else '↓'}"
-
-
-def _figure(metric: Metric | None) -> str:
-    if metric is None:
-        return "-"
-    text = _number(metric.value)
-    if metric.stderr is not None and math.isfinite(metric.stderr):
-        text += f" ± {metric.stderr:.2g}"
-    return text
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if math.isfinite(value) and abs(value) >= 1e4 else f"{value:.4g}"
-
-
 def _ratio(metric: Metric, other: Metric | None) -> str:
     if other is None or not other.value or not math.isfinite(metric.value / other.value):
         return "-"
     return f"{metric.value / other.value:.3g}×"
-
-
-def _measured(metric: Metric) -> str:
-    """How a figure was measured; without it, it cannot be compared with another's."""
-    parts = (metric.dataset, f"{metric.n:,} observations", metric.unit, metric.convention)
-    return "; ".join(part for part in parts if part)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"

@@ -34,7 +34,8 @@ def suite(
 def _checks(name: str, plugins: Plugins, extra: Example | None) -> Iterator[Check]:
     from .checks import _others, _static
 
-    status = plugins.status(name)
+    # A plugin whose offers cannot be had fails a check, and is checked no further.
+    [status] = [status for status in plugins.probed() if status.name == name]
     subject = _static.PluginSubject(status, plugins, plugins.imported(name))
     yield from _of(f"plugin {name}", _static.CHECKS, subject)
     if status.status != "ok":

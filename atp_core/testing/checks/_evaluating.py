@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ..._session import Session
 from ...errors import UsageError
-from ...records import Evaluation, Split
+from ...records import Evaluation, Metric, Observations, Split
 from .._check import CheckFailed, CheckSkipped, checker, require
 from .._walk import Walk, state_bits, uniform
 
@@ -36,7 +36,7 @@ def _search(walk: Walk) -> None:
     _complete(pruned, "search")
     first, after = found.metric(), pruned.metric()
     require(
-        session.loaded.compares or first.name == after.name,
+        session.loaded.compares_on("search") or first.name == after.name,
         f"the objective is {first.name} on the dense model and {after.name} on the pruned one",
     )
 
@@ -64,6 +64,27 @@ def _complete(found: Evaluation, split: Split) -> None:
         )
         for field in ("unit", "dataset", "fingerprint", "convention"):
             require(bool(str(getattr(metric, field)).strip()), f"{what} has no {field}")
+    for name, seen in found.observations.items():
+        if name in names:
+            _adds_up(found.metric(name), seen)
+
+
+def _adds_up(metric: Metric, seen: Observations) -> None:
+    """That a metric follows from what it is said to be made of."""
+    what = f"the observations of metric {metric.name!r}"
+    weights = seen.weights or [1.0] * len(seen.values)
+    require(
+        len(seen.ids) == len(seen.values) == len(weights) > 0,
+        f"{what} are {len(seen.ids)} ids, {len(seen.values)} values and {len(weights)} weights",
+    )
+    require(len(set(seen.ids)) == len(seen.ids), f"{what} have an identity twice")
+    mean = math.fsum(v * w for v, w in zip(seen.values, weights, strict=True)) / math.fsum(weights)
+    value = {"mean": mean, "percent": 100 * mean}.get(seen.summary)
+    value = math.exp(mean) if value is None else value
+    require(
+        math.isclose(value, metric.value, rel_tol=1e-6, abs_tol=1e-9),
+        f"{what} come to {value}, and its value is {metric.value}",
+    )
 
 
 @_check("is measured the same twice, and left as it was")

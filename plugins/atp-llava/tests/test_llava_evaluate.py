@@ -113,7 +113,7 @@ def test_answers_are_those_of_generate(tmp_path: Path, monkeypatch: pytest.Monke
     longest = max(len(words(answer, add_special_tokens=False).input_ids) for answer in said)
     assert longest >= 3
     file.write_text("".join(json.dumps(record) + "\n" for record in records[:-1]))
-    monkeypatch.setattr("atp_llava._evaluate._SPARE", 11 - longest - 1)
+    monkeypatch.setattr("atp_llava._measurement._SPARE", 11 - longest - 1)
     found = _measured(loaded, file, ["exact_match"])
     assert found["exact_match"].value == 100.0
     records[0]["answer"] = "nothing"
@@ -141,7 +141,7 @@ def test_pope_figures_by_hand() -> None:
     """3 true positives, 1 false positive, 2 false negatives, 4 true negatives."""
     said = [True] * 3 + [True] + [False] * 2 + [False] * 4
     right = [True] * 3 + [False] + [True] * 2 + [False] * 4
-    found = pope_figures(said, right)
+    found = pope_figures(said, right, [str(i) for i in range(10)])
     assert found["pope_accuracy"].value == pytest.approx(70)
     assert found["pope_accuracy"].stderr == pytest.approx(100 * math.sqrt(0.7 * 0.3 / 10))
     assert found["pope_precision"].value == pytest.approx(75)
@@ -154,7 +154,7 @@ def test_pope_figures_by_hand() -> None:
 
 
 def test_pope_without_a_yes() -> None:
-    found = pope_figures([False, False], [True, False])
+    found = pope_figures([False, False], [True, False], ["a", "b"])
     assert (found["pope_precision"].value, found["pope_precision"].stderr) == (0.0, None)
     assert (found["pope_recall"].value, found["pope_f1"].value) == (0.0, 0.0)
     assert found["pope_accuracy"].value == 50.0

@@ -50,6 +50,36 @@ def test_report_equals_a_plain_computation(
     assert len(found.examples) == 60
 
 
+def test_wikitext_by_transformers_alone(shared: Callable[[str], Path]) -> None:
+    """Perplexity on WikiText-2 raw, written down as papers do it."""
+    import transformers
+
+    path, source = shared("data/wikitext-2-raw/wiki.test.raw"), shared("models/stories260k")
+    data = DataRequest(calibration="builtin", report=str(path), seqlen=256, report_samples=8)
+    loaded = atp_llm.atp_load(Source(str(source)), LoadRequest())
+    found = atp_llm.atp_evaluate(loaded, data, "report", None)
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(source)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    # A row of the data set is a line, an empty one where the line is blank.
+    with path.open(encoding="utf-8") as lines:
+        rows = [line if line.strip() else "" for line in lines]
+    tokens = tokenizer("\n\n".join(rows), add_special_tokens=False, verbose=False)["input_ids"]
+    windows = len(tokens) // 256
+    loss, count = 0.0, 0
+    with torch.no_grad():
+        for place in (i * windows // 8 for i in range(8)):
+            ids = torch.tensor([tokens[256 * place : 256 * (place + 1)]])
+            logs = model(ids).logits[0, :-1].log_softmax(-1)
+            loss -= float(logs.gather(1, ids[0, 1:, None]).sum())
+            count += 255
+    perplexity = found.metric("perplexity")
+    assert perplexity.value == pytest.approx(math.exp(loss / count), rel=1e-3)
+    assert perplexity.n == count
+    assert f"8 of {windows} windows, evenly spaced" in perplexity.convention
+    assert "no BOS, first token of a window not predicted" in perplexity.convention
+
+
 @pytest.mark.slow
 def test_smollm2_on_wikitext(shared: Callable[[str], Path]) -> None:
     path = shared("data/wikitext-2-raw/wiki.test.raw")

@@ -141,7 +141,7 @@ def test_comparison_with_the_dense_model(loaded: LoadedModel, colours: Path) -> 
 def test_comparing_by_name(loaded: LoadedModel, colours: Path) -> None:
     asked = evaluate(loaded, report=str(colours), metrics=["agreement", "top1"])
     assert [metric.name for metric in asked.metrics] == ["agreement", "top1"]
-    loaded.cache.clear()
+    loaded.dense.clear()
     loaded.pruned = True
     assert "kl" not in values(evaluate(loaded, report=str(colours)))
     with pytest.raises(UsageError, match=r"was not measured"):
@@ -163,7 +163,7 @@ def test_kl_equals_its_definition() -> None:
         q = (3 * other[i] @ texts.T - 1).double().softmax(0)
         expected += float((p * (p / q).log()).sum()) / 5
         same += int(p.argmax() == q.argmax())
-    kl, agreement = compare(dense, pruned)
+    kl, agreement = compare(dense, pruned, ["a", "b", "c", "d", "e"]).values()
     assert kl.value == pytest.approx(expected, rel=1e-5)
     assert agreement.value == pytest.approx(100 * same / 5)
 
@@ -181,7 +181,9 @@ def test_recalls_equal_brute_force() -> None:
     texts_used = sorted({t for one in owned for t in one})
     places = {t: n for n, t in enumerate(texts_used)}
     features = Features(images, texts[texts_used], 10.0, 0.0)
-    found = {f.name: f for f in recalls(features, [[places[t] for t in one] for one in owned])}
+    places_of = [[places[t] for t in one] for one in owned]
+    names = [f"image {i}" for i in range(13)], [f"text {t}" for t in texts_used]
+    found = recalls(features, places_of, *names)
     for k in (1, 5, 10):
         hits = 0
         for i in range(13):

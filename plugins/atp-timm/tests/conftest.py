@@ -13,6 +13,7 @@ import timm
 import torch
 
 import atp_timm
+from atp_core.data import find_images
 from atp_core.digits import folder
 from atp_core.records import LoadedModel, LoadRequest, Source
 
@@ -60,10 +61,23 @@ def in_memory() -> Callable[..., LoadedModel]:
     return load
 
 
+@pytest.fixture
+def vit(tiny_vit: Callable[..., Any], in_memory: Callable[..., LoadedModel]) -> LoadedModel:
+    """The random ViT, as core hands it to the hooks."""
+    return in_memory(tiny_vit())
+
+
 @pytest.fixture(scope="session")
-def cifar_vit(
-    shared: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def flat(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty digits without labels."""
+    directory = tmp_path_factory.mktemp("flat")
+    for image in find_images(digits / "report")[::10]:
+        (directory / image.path.name).write_bytes(image.path.read_bytes())
+    return directory
+
+
+@pytest.fixture(scope="session")
+def cifar_vit(shared: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small ViT trained on CIFAR-10, put into timm's hub layout."""
     weights = shared("models/vit-cifar10-142k/vit_cifar10_timm.safetensors")
     directory = tmp_path_factory.mktemp("cifar") / "vit"

@@ -22,11 +22,6 @@ from atp_timm._labels import labels_for
 
 
 @pytest.fixture
-def vit(tiny_vit: Callable[..., Any], in_memory: Callable[..., LoadedModel]) -> LoadedModel:
-    return in_memory(tiny_vit())
-
-
-@pytest.fixture
 def few(digits: Path, tmp_path: Path) -> Path:
     """Four images of each digit."""
     for name in CLASSES:
@@ -141,6 +136,34 @@ def test_a_class_file_comes_before_all(tiny_vit: Callable[..., Any], tmp_path: P
     file.write_text("zero\none\n")
     with pytest.raises(DataError, match="names 2 classes and the model has 10 outputs"):
         labels_for(model, ["zero"], "digits", str(file))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("names.txt", "n2\nn0\nn1\n"),
+        ("names.tsv", "n2\tgreat white shark\nn0\ttench\nn1\tgoldfish\n"),
+        ("names.json", '["n2", "n0", "n1"]'),
+        ("map.json", '{"n2": "great white shark", "n0": "tench", "n1": "goldfish"}'),
+    ],
+)
+def test_class_files_come_in_several_forms(
+    tiny_vit: Callable[..., Any], in_memory: Callable[..., LoadedModel], digits: Path,
+    tmp_path: Path, name: str, content: str,
+) -> None:  # fmt: skip
+    """The order of the classes is that of the model's outputs, whatever the form."""
+    (tmp_path / name).write_text(content)
+    for i, digit in enumerate(("zero", "one", "two")):
+        shutil.copytree(digits / "report" / digit, tmp_path / "images" / f"n{i}")
+    model = tiny_vit(num_classes=3)
+    with torch.no_grad():
+        model.head.bias.copy_(torch.tensor([0.0, 0.0, 100.0]))  # always the last output: n1
+    loaded = in_memory(model)
+    data = DataRequest(report=str(tmp_path / "images"), classes=str(tmp_path / name))
+    found = atp_timm.atp_evaluate(loaded, data, "report", ["per_class"])
+    values = {metric.name: metric.value for metric in found.metrics}
+    assert values == {"top1/n0": 0.0, "top1/n1": 100.0, "top1/n2": 0.0}
+    assert f"classes of {name}" in found.metrics[0].convention
 
 
 def test_wordnet_ids(tiny_vit: Callable[..., Any]) -> None:

@@ -12,24 +12,9 @@ import torch
 from torch.nn import functional
 
 import atp_timm
-from atp_core.data import find_images
 from atp_core.errors import DataError, NumericalError, UnknownNameError
 from atp_core.records import DataRequest, Evaluation, LoadedModel
 from atp_timm._images import batches, images_for
-
-
-@pytest.fixture
-def vit(tiny_vit: Callable[..., Any], in_memory: Callable[..., LoadedModel]) -> LoadedModel:
-    return in_memory(tiny_vit())
-
-
-@pytest.fixture(scope="session")
-def flat(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty digits without labels."""
-    directory = tmp_path_factory.mktemp("flat")
-    for image in find_images(digits / "report")[::10]:
-        (directory / image.path.name).write_bytes(image.path.read_bytes())
-    return directory
 
 
 def _values(found: Evaluation) -> dict[str, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from atp_core.hookspecs import hookimpl
 from atp_core.records import (
@@ -28,6 +29,7 @@ __all__ = [
     "atp_calibrate",
     "atp_evaluate",
     "atp_examples",
+    "atp_lm",
     "atp_load",
     "atp_locate",
     "atp_recognize",
@@ -78,6 +80,14 @@ def atp_evaluate(
     from ._evaluate import evaluate
 
     return evaluate(loaded, data, split, metrics)
+
+
+@hookimpl
+def atp_lm(loaded: LoadedModel, batch_size: int) -> Any:
+    """The model for tasks of lm-eval."""
+    from ._lm import wrap
+
+    return wrap(loaded, batch_size)
 
 
 @hookimpl

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from atp_core.data import digest_of, partition, take
 from atp_core.errors import DataError, NumericalError, UnknownNameError
-from atp_core.records import DataRequest, Evaluation, LoadedModel, Metric, Split
+from atp_core.records import DataRequest, Evaluation, LoadedModel, Metric, Observations, Split
 
 from ._inputs import moved
 from ._load import processor_of
@@ -123,6 +123,14 @@ def evaluate_text(
     value = math.exp(float(loss.mean())) if float(loss.mean()) < 700 else math.inf
     error = value * float(loss.std()) / math.sqrt(len(loss)) if len(loss) > 1 else None
     seqlen = windows.ids.shape[1]
+    observations = Observations(
+        ids=[
+            f"{place}:{digest_of(row.numpy().tobytes())}" for place, row in enumerate(windows.ids)
+        ],
+        values=losses,
+        weights=[float(seqlen - 1)] * len(losses),
+        summary="exp",
+    )
     metric = Metric(
         name="perplexity",
         value=value,
@@ -139,7 +147,7 @@ def evaluate_text(
         ),
         seconds=time.perf_counter() - began,
     )
-    return Evaluation([metric], windows.examples)
+    return Evaluation([metric], windows.examples, {"perplexity": observations})
 
 
 def _seqlen(loaded: LoadedModel, data: DataRequest) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from atp_core.hookspecs import hookimpl
 from atp_core.records import (
@@ -28,6 +29,7 @@ __all__ = [
     "atp_calibrate",
     "atp_evaluate",
     "atp_examples",
+    "atp_lm",
     "atp_load",
     "atp_locate",
     "atp_recognize",
@@ -74,10 +76,18 @@ def atp_calibrate(loaded: LoadedModel, data: DataRequest) -> Calibration:
 def atp_evaluate(
     loaded: LoadedModel, data: DataRequest, split: Split, metrics: Sequence[str] | None
 ) -> Evaluation:
-    """Perplexity, and bits per byte."""
-    from ._perplexity import evaluate
+    """Perplexity, bits per byte, and agreement with the dense model."""
+    from ._evaluate import evaluate
 
     return evaluate(loaded, data, split, metrics)
+
+
+@hookimpl
+def atp_lm(loaded: LoadedModel, batch_size: int) -> Any:
+    """The model for tasks of lm-eval."""
+    from ._lm import wrap
+
+    return wrap(loaded, batch_size)
 
 
 @hookimpl

@@ -15,7 +15,7 @@ from torch import nn
 
 from atp_core.errors import ModelError
 from atp_core.loading import dtype_named, explained
-from atp_core.records import DataRequest, LoadedModel, LoadRequest, Source
+from atp_core.records import DataRequest, LoadedModel, LoadRequest, Source, Split
 from atp_core.weights import describe_files, find_shards, read_header
 
 from ._calibrate import default_samples, default_search_samples
@@ -142,6 +142,8 @@ def _described(loaded: LoadedModel, license_name: str | None = None) -> LoadedMo
         "seqlen": seqlen_for(loaded, nothing),
     }
     loaded.takes = frozenset(["seqlen"])
+    # A search goes by perplexity, which needs no other model.
+    loaded.compares = frozenset[Split](["report"])
     loaded.card = {"library_name": "transformers"}
     if not is_encoder_decoder(loaded.model):
         loaded.card["pipeline_tag"] = "text-generation"

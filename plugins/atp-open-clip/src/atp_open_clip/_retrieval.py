@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
+from atp_core.data import digest_of
 from atp_core.errors import DataError
+from atp_core.measuring import Figure, distinct, mean_figure, share_figure
 from atp_core.records import DataRequest, LoadedModel, Split
 
 from ._clip import Clip
 from ._data import Part, fingerprint
 from ._features import Features, image_features, text_features
-from ._measured import Figure, Measured, mean_figure, share_figure
+from ._measured import Measured
 
 __all__ = ["contrastive_losses", "recalls", "retrieval"]
 
@@ -45,12 +49,14 @@ def retrieval(
     owned = [[place[text] for text in one.captions] for one in part.examples]
     first = [texts_of_image[0] for texts_of_image in owned]
     losses, size = contrastive_losses(features, torch.tensor(first))
-    loss = mean_figure("contrastive_loss", losses, "nats", higher_is_better=False)
-    found = recalls(features, owned)
     identities = [one.image.identity for one in part.examples]
+    ids = distinct(identities)
+    loss = {"contrastive_loss": mean_figure(losses, ids, "nats")}
+    found = recalls(features, owned, ids, [digest_of(text.encode()) for text in texts])
     return Measured(
-        figures=[loss, *found] if split == "search" else [*found, loss],
+        figures={**loss, **found} if split == "search" else {**found, **loss},
         features=features,
+        images=ids,
         fingerprint=fingerprint(identities, [one.captions for one in part.examples]),
         convention=(
             f"{len(part.examples)} images, {len(texts)} different captions, equal ones counted "
@@ -59,24 +65,29 @@ def retrieval(
     )
 
 
-def recalls(features: Features, owned: list[list[int]]) -> list[Figure]:
+def recalls(
+    features: Features, owned: list[list[int]], images: Sequence[str], texts: Sequence[str]
+) -> dict[str, Figure]:
     """Recall at 1, 5 and 10, in both directions, of as many as there is a choice of.
 
     Args:
         features: of all images and all different texts.
         owned: for each image the texts that are right for it.
+        images: identity of each image.
+        texts: identity of each text.
     """
     right = torch.zeros(len(features.images), len(features.texts), dtype=torch.bool)
-    for image, texts in enumerate(owned):
-        right[image, texts] = True
+    for image, own in enumerate(owned):
+        right[image, own] = True
     to_text = _best_ranks(features.images, features.texts, right)
     to_image = _best_ranks(features.texts, features.images, right.T)
-    found = []
-    for name, ranks, choices in (
-        ("image_to_text_recall", to_text, len(features.texts)),
-        ("text_to_image_recall", to_image, len(features.images)),
+    found = {}
+    for name, ids, ranks, choices in (
+        ("image_to_text_recall", images, to_text, len(texts)),
+        ("text_to_image_recall", texts, to_image, len(images)),
     ):
-        found += [share_figure(f"{name}@{k}", ranks < k) for k in _RANKS if k < choices]
+        for k in (k for k in _RANKS if k < choices):
+            found[f"{name}@{k}"] = share_figure((ranks < k).tolist(), ids)
     return found
 
 

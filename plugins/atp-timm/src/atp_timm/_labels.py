@@ -91,7 +91,8 @@ def _all(
     for folder in folders:
         if folder not in names:
             raise DataError(
-                f"{source} has a class folder {folder!r} that {classes} does not name; add it, or "
-                "remove the folder"
+                f"{source} has a class folder {folder!r} that {classes} does not name; it must "
+                "name the folders in the order of the model's outputs, FOLDER or FOLDER<TAB>NAME a "
+                "line"
             )
     return _index(names, folders)

@@ -1,0 +1,111 @@
+"""Running tasks of lm-eval on a session's model, and what was measured of it in all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from ._session import Session
+from .errors import UsageError
+from .evaluation.harness import Harness, TaskRequest, TaskResult, quiet
+from .evaluation.presets import PRESETS, preset_of
+from .records import Metric, Observations
+from .results import metrics_from_dict, metrics_to_dict
+
+__all__ = ["Found", "average", "run_tasks", "unit"]
+
+# lm-eval sorts requests by length, so little of a batch is padding.
+_TASK_BATCH = 8
+
+
+@dataclass
+class Found:
+    """What was measured of one model so far."""
+
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    observations: dict[str, list[Observations]] = field(default_factory=dict)
+    tasks: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def add(self, data: Mapping[str, Any]) -> None:
+        """Take in a unit as it stands in the journal."""
+        self.metrics |= metrics_from_dict(data["metrics"])
+        self.tasks |= data["tasks"]
+        for name, parts in data["observations"].items():
+            self.observations[name] = [Observations(**part) for part in parts]
+
+
+def run_tasks(session: Session, names: Sequence[str]) -> Iterator[tuple[str, TaskResult]]:
+    """Run tasks of lm-eval on the model of a session as it stands.
+
+    Raises:
+        UsageError: the plugin has no models for lm-eval, or lm-eval is not installed.
+    """
+    recipe = session.recipe
+    if "atp_lm" not in session.plugins.status(session.plugin).hooks:
+        raise UsageError(
+            f"tasks are for models that answer in text; plugin {session.plugin!r}, which handles "
+            f"{session.source.text}, has none for lm-eval (atp_lm). Leave --tasks out"
+        )
+    request = TaskRequest(
+        tasks=names,
+        data=recipe.task_data,
+        include=recipe.include_path,
+        limit=recipe.limit,
+        fewshot=recipe.num_fewshot,
+        seed=recipe.seed,
+    )
+    with ExitStack() as stack:
+        harness = stack.enter_context(Harness(request, session.progress))
+        advance = stack.enter_context(session.progress.task("tasks", len(names)))
+        stack.enter_context(session.whole_model_on_device())
+        batch = recipe.batch_size if recipe.batch_size > 1 else _TASK_BATCH
+        with quiet():
+            lm = session.plugins.caller("atp_lm", session.plugin)(
+                loaded=session.loaded, batch_size=batch
+            )
+        for name in names:
+            yield name, harness.run(name, lm)
+            advance(name)
+
+
+def unit(result: TaskResult) -> dict[str, Any]:
+    """What was measured at once, as it is written to the journal."""
+    return {
+        "metrics": metrics_to_dict(result.metrics),
+        "observations": {name: [asdict(seen)] for name, seen in result.observations.items()},
+        "tasks": {name: dict(detail) for name, detail in result.details.items()},
+    }
+
+
+def average(found: Found, tasks: Sequence[str]) -> None:
+    """Add the mean accuracy of a preset whose tasks were all run."""
+    preset = preset_of(list(tasks))
+    if preset is None:
+        return
+    parts = [f"{task}/acc" for task in PRESETS[preset]]
+    if not all(part in found.metrics for part in parts):
+        return
+    metrics = [found.metrics[part] for part in parts]
+    errors = [metric.stderr or 0.0 for metric in metrics]
+    name = f"{preset}/acc"
+    found.metrics[name] = replace(
+        metrics[0],
+        name=name,
+        value=sum(metric.value for metric in metrics) / len(metrics),
+        stderr=sum(error**2 for error in errors) ** 0.5 / len(metrics),
+        n=sum(metric.n for metric in metrics),
+        unit="fraction",
+        dataset=", ".join(PRESETS[preset]),
+        fingerprint=" ".join(metric.fingerprint[:8] for metric in metrics),
+        convention=f"mean of acc over {len(parts)} tasks, {_library(found, preset)}",
+        seconds=sum(metric.seconds for metric in metrics),
+    )
+    if all(part in found.observations for part in parts):
+        found.observations[name] = [found.observations[part][0] for part in parts]
+
+
+def _library(found: Found, preset: str) -> str:
+    versions = {str(found.tasks[task].get("lm_eval")) for task in PRESETS[preset]}
+    return f"lm-eval {', '.join(sorted(versions))}"

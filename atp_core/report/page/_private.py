@@ -1,0 +1,45 @@
+"""What must not be in anything that is published: the folders of a disk, and passwords."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+__all__ = ["shortened"]
+
+# A path from the root or a home, of which the last part may be told.
+_PATH: Final = re.compile(
+    r"(?<![\w.:/~\\-])(?:file://)?(?:~[\w.-]*/|/(?=[^/\s]+/))(?:[^/\s'\"|,;()<>]*/)*"
+    r"(?P<name>[^/\s'\"|,;()<>]*)"
+)
+_TRAILING: Final = re.compile(r"/+$")
+_LOGIN: Final = re.compile(r"(?<=://)[^/@\s]+@")
+# What neither HTML nor XML can hold.
+_UNPRINTABLE: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+def shortened(data: Any) -> Any:
+    """`data` with paths in its strings cut to their last part, and without logins in addresses.
+
+    What a page cannot hold becomes U+FFFD, the replacement character.
+
+    Args:
+        data: as JSON gives it.
+    """
+    if isinstance(data, dict):
+        return {shortened(key): shortened(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [shortened(value) for value in data]
+    return _text(data) if isinstance(data, str) else data
+
+
+def _text(text: str) -> str:
+    text = _LOGIN.sub("", _UNPRINTABLE.sub("\ufffd", text))
+    if text.startswith("/") and "\n" not in text:
+        # All of it is a path, whose folders may have spaces in their names.
+        return _TRAILING.sub("", text).rpartition("/")[2] or "/"
+    return _PATH.sub(_last, text)
+
+
+def _last(path: re.Match[str]) -> str:
+    return path["name"] or _TRAILING.sub("", path[0]).rpartition("/")[2]
