@@ -10,11 +10,11 @@ from typing import Final
 from ._json import without_non_finite
 from .checkpoint import SIDECAR_NAME, atomic_write_text
 from .errors import UsageError
+from .evaluation.schema import EVALUATION_NAME
 from .results import EvaluateResult
 
-__all__ = ["EVALUATION_NAME", "OBSERVATIONS_NAME", "check_evaluation_target", "write_evaluation"]
+__all__ = ["OBSERVATIONS_NAME", "check_evaluation_target", "write_evaluation"]
 
-EVALUATION_NAME: Final = "eval.json"
 OBSERVATIONS_NAME: Final = "observations.json"
 
 

@@ -1,6 +1,6 @@
 """Zero-shot accuracy of SmolLM2-135M: dense, uniform and ATP, compared document by document.
 
-    python benchmarks/zero_shot.py --calibration c4.utf8 --task-data lm-eval-local --work w -o z.json
+    python benchmarks/zero_shot.py --calibration c4.utf8 --task-data DIR --work DIR -o FILE
 
 The schedules are those of benchmarks/results/smollm2_grid.json, whose β was chosen on the search
 split of C4; the tasks play no part in it. Each model is pruned and run as the commands written

@@ -129,6 +129,22 @@ class TestComparingWithTheDenseModel:
         assert plugin.evaluated.index(("search", False)) < plugin.evaluated.index(("search", True))
         assert dense["distance"].value == 0.0 < pruned["distance"].value
 
+    def test_where_dense_figures_are_reported_they_are_not_measured_again(self) -> None:
+        plugin = TowersPlugin(compares=True)
+        work = pruning(plugin)
+        work.report_metrics("dense", None)
+        work.report_metrics("pruned", work.schedule(0.1))
+        assert plugin.evaluated == [("report", False), ("report", True)]
+
+    def test_only_on_the_splits_it_names(self) -> None:
+        plugin = TowersPlugin(compares=frozenset({"report"}))
+        work = pruning(plugin)
+        found = work.search()
+        pruned = work.report_metrics("pruned", found.schedule)
+        assert ("search", False) not in plugin.evaluated
+        assert plugin.evaluated[-2:] == [("report", False), ("report", True)]
+        assert pruned["distance"].value > 0.0
+
     def test_also_where_the_journal_knows_the_dense_figures(self) -> None:
         plugin = TowersPlugin(compares=True)
         journal = Journal(None, {})

@@ -97,7 +97,7 @@ def test_a_model_compared_with_itself_is_equal(
     plugin: Observing, models: tuple[str, str]
 ) -> None:
     found = atp_core.evaluate(models[0], compare=[models[0]])
-    assert [(one.metric, one.text) for one in found.comparisons][0] == ("square", "equal")
+    assert (found.comparisons[0].metric, found.comparisons[0].text) == ("square", "equal")
     assert found.metrics["agreement"].value == 100.0
 
 

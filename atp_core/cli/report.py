@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,12 +63,14 @@ def command(
     The page needs no other file and no network, names no folder of this machine, and is the same
     to the byte whenever it is made.
     """
+    from ..report.page import check_page, page_text, read_runs, write_page
+
+    if output is not None:
+        check_page(output)
     chosen = form or _format_of(output)
     to_stdout = output is None and not as_json
     if to_stdout and chosen == "html" and sys.stdout.isatty():
         raise UsageError("a page is not for the terminal; add -o report.html or --format markdown")
-    from ..report.page import page_text, read_runs, write_page
-
     runs = read_runs(directories)
     if to_stdout or output is not None:
         beside = output is None or output.resolve().parent == directories[0].resolve()
@@ -104,8 +107,6 @@ def _format_of(output: Path | None) -> Format:
 
 
 def _shown(run: Run) -> dict[str, Any]:
-    from ..results import metrics_to_dict
-
     evaluation = run.evaluation
     return {
         "name": run.name,
@@ -116,7 +117,10 @@ def _shown(run: Run) -> dict[str, Any]:
         "sparsity_target": run.target,
         "sparsity_achieved": run.outcome.sparsity_achieved,
         "beta": run.beta,
-        "metrics": {who: metrics_to_dict(found) for who, found in run.metrics.items()},
+        "metrics": {
+            who: {name: asdict(metric) for name, metric in found.items()}
+            for who, found in run.metrics.items()
+        },
         "comparisons": [one.model_dump() for one in run.outcome.comparisons],
         "evaluation": None if evaluation is None else evaluation.model_dump(),
     }

@@ -19,12 +19,16 @@ from numpy.typing import NDArray
 
 from ..records import Metric, Observations
 
-__all__ = ["Comparison", "Verdict", "compare", "compare_all"]
+__all__ = ["LEVEL", "RESAMPLES", "Comparison", "Verdict", "compare", "compare_all"]
 
 Verdict = Literal["better", "worse", "within noise", "not comparable"]
 
 RESAMPLES: Final = 10_000
+"""Resamples of the documents."""
+
 LEVEL: Final = 0.95
+"""Level of the confidence intervals."""
+
 _CHUNK = 1 << 22  # indices drawn at once: 32 MiB
 
 Floats = NDArray[np.float64]

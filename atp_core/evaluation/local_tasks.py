@@ -56,8 +56,8 @@ def local_tasks(
             )
         if fewshot and "train" not in split_files(folder, task):
             raise DataError(
-                f"{folder} has no {task}_train.jsonl, so examples would be taken from the documents "
-                "that are scored; add it, or leave --num-fewshot out"
+                f"{folder} has no {task}_train.jsonl, so examples would be taken from the very "
+                "documents that are scored; add it, or leave --num-fewshot out"
             )
         text = yaml.safe_dump(_definition(task, path, folder, work), sort_keys=False)
         (made / f"{task}.yaml").write_text(text, encoding="utf-8")

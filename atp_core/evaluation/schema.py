@@ -11,6 +11,7 @@ from ..records import Metric
 from .comparison import Comparison
 
 __all__ = [
+    "EVALUATION_NAME",
     "SCHEMA_VERSION",
     "ComparisonRecord",
     "EvaluationRecord",
@@ -18,6 +19,9 @@ __all__ = [
     "ModelRecord",
     "TaskRecord",
 ]
+
+EVALUATION_NAME: Final = "eval.json"
+"""File of a measurement in its directory."""
 
 SCHEMA_VERSION: Final = 1
 """Raised when a reader of the old form would misread the new one."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.console import Console
 from rich.table import Table
 
-from ..results import PlanResult
+if TYPE_CHECKING:
+    from ..results import PlanResult
 
 __all__ = ["print_plan"]
 

@@ -11,9 +11,10 @@ from ..._document import to_markdown
 from ...checkpoint import atomic_write_text
 from ...errors import UsageError
 from ._contents import compose
+from ._private import printable
 from ._run import Run, read_runs
 
-__all__ = ["Format", "Run", "page_text", "read_runs", "write_page"]
+__all__ = ["Format", "Run", "check_page", "page_text", "read_runs", "write_page"]
 
 Format: TypeAlias = Literal["html", "markdown"]
 
@@ -41,7 +42,7 @@ def page_text(
     """
     if not (images and len(runs) == 1):
         runs = [replace(run, images=()) for run in runs]
-    document = compose(runs, title)
+    document = compose(runs, printable(title) if title else None)
     if format == "markdown":
         return f"{_MARK}\n\n{to_markdown(document)}"
     from ._html import to_html
@@ -49,24 +50,35 @@ def page_text(
     return to_html(document, _MARK)
 
 
-def write_page(text: str, path: Path) -> None:
-    """Write a page, in the place of an earlier one if there is one.
-
-    Args:
-        text: what `page_text` gave.
-        path: the file; its directory must exist.
+def check_page(path: Path) -> None:
+    """Refuse a file that must not be written.
 
     Raises:
-        UsageError: something else is at `path`, or the file cannot be written.
-        DataError: the disk is full.
+        UsageError: it is a directory or in none, or `atp report` did not write what is there.
     """
     if path.is_dir():
         raise UsageError(f"{path} is a directory; give the name of a file, e.g. {path}/report.html")
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no folder {path.parent}; make it first")
     if path.exists() and not _ours(path):
         raise UsageError(
             f"{path} exists and `atp report` did not write it, so it is left alone; choose another "
             "name, or remove it yourself"
         )
+
+
+def write_page(text: str, path: Path) -> None:
+    """Write a page, in the place of an earlier one if there is one.
+
+    Args:
+        text: what `page_text` gave.
+        path: the file.
+
+    Raises:
+        UsageError: the file must not, or cannot, be written.
+        DataError: the disk is full.
+    """
+    check_page(path)
     atomic_write_text(path, text)
 
 

@@ -67,7 +67,7 @@ def _lead(run: Run) -> Paragraph:
 
 def _sections(run: Run) -> Iterator[Section]:
     for title, parts in (
-        ("Results", summary(run)),
+        ("Results", summary(run) if run.chains or run.measured else ()),
         ("Evaluation", evaluation(run.evaluation) if run.evaluation is not None else ()),
         ("Rates over depth", rates(run) if run.chains else ()),
         ("Choice of β", search(run) if run.trials else ()),

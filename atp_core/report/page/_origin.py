@@ -22,6 +22,10 @@ _LONG: Final = 40
 def provenance(run: Run) -> Iterator[Part]:
     """Versions, machine, seeds, and hashes of the model and of the data."""
     facts = [*_machine(run.provenance)]
+    if run.evaluation is not None and run.recipe:
+        # It may have been measured later, elsewhere.
+        told = [f"{name} {fact}" for name, fact in _machine(run.evaluation.environment)]
+        facts += [("atp eval with", "; ".join(told))] if told else []
     if facts:
         yield Facts(facts)
     data = [*_data(run)]
@@ -38,7 +42,7 @@ def provenance(run: Run) -> Iterator[Part]:
         yield Details("Versions", [table])
 
 
-def _machine(known: Mapping[str, Any]) -> Iterator[tuple[str, Text]]:
+def _machine(known: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     versions = _mapping(known.get("versions"))
     for name in dict.fromkeys((_CORE, str(known.get("plugin_distribution")), "torch")):
         if name in versions:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-__all__ = ["shortened"]
+__all__ = ["printable", "shortened"]
 
+# One folder, or the last part; what stands around a path is no part of it.
+_PART: Final = r"[^/\s'\"|,;()<>]"
 # A path from the root or a home, of which the last part may be told.
 _PATH: Final = re.compile(
-    r"(?<![\w.:/~\\-])(?:file://)?(?:~[\w.-]*/|/(?=[^/\s]+/))(?:[^/\s'\"|,;()<>]*/)*"
-    r"(?P<name>[^/\s'\"|,;()<>]*)"
+    rf"(?<![\w.:/~\\-])(?:file://)?(?:~[\w.-]*/|/(?={_PART}+/))(?:{_PART}*/)*(?P<name>{_PART}*)"
 )
 _TRAILING: Final = re.compile(r"/+$")
 _LOGIN: Final = re.compile(r"(?<=://)[^/@\s]+@")
@@ -33,8 +34,13 @@ def shortened(data: Any) -> Any:
     return _text(data) if isinstance(data, str) else data
 
 
+def printable(text: str) -> str:
+    """`text` with U+FFFD in the place of what a page cannot hold."""
+    return _UNPRINTABLE.sub("\ufffd", text)
+
+
 def _text(text: str) -> str:
-    text = _LOGIN.sub("", _UNPRINTABLE.sub("\ufffd", text))
+    text = _LOGIN.sub("", printable(text))
     if text.startswith("/") and "\n" not in text:
         # All of it is a path, whose folders may have spaces in their names.
         return _TRAILING.sub("", text).rpartition("/")[2] or "/"

@@ -7,21 +7,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from ...checkpoint import SIDECAR_NAME, has_sidecar, read_sidecar
 from ...errors import ModelError, UsageError
-from ...evaluation.schema import SCHEMA_VERSION, EvaluationRecord, ModelRecord
+from ...evaluation.schema import (
+    EVALUATION_NAME,
+    SCHEMA_VERSION,
+    EvaluationRecord,
+    ModelRecord,
+)
 from ...records import Beta, Metric, Schedule
 from ._private import shortened
 from ._records import BlockResult, ChainResult, MetricsBy, Outcome, TrialsOf
 
-__all__ = ["EVALUATION_NAME", "Run", "figures_of", "read_run", "read_runs"]
-
-EVALUATION_NAME: Final = "eval.json"
-"""What ``atp eval -o DIR`` writes."""
+__all__ = ["Run", "figures_of", "read_run", "read_runs"]
 
 M = TypeVar("M", bound=BaseModel)
 
