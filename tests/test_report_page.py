@@ -493,7 +493,7 @@ def test_markdown_has_the_figures_of_the_page(made: dict[str, tuple[str, str]], 
 
 @pytest.mark.parametrize("form", ["html", "markdown"])
 def test_nothing_tells_how_a_disk_is_laid_out(tmp_path: Path, form: Any) -> None:
-    private = "/home/somebody/hidden/thing"
+    private = "/mnt/somebody/hidden/thing"
 
     def told(value: Any) -> Any:
         if isinstance(value, dict):
@@ -516,8 +516,8 @@ def test_nothing_tells_how_a_disk_is_laid_out(tmp_path: Path, form: Any) -> None
 @pytest.mark.parametrize(
     ("text", "left"),
     [
-        ("/home/me/model", "model"),
-        ("/home/my name/a b/", "a b"),
+        ("/mnt/me/model", "model"),
+        ("/mnt/my name/a b/", "a b"),
         ("/data", "data"),
         ("atp prune /a/b --x=/c/d.txt -o ~/e/f", "atp prune b --x=d.txt -o f"),
         ("~me/secret/x", "x"),
@@ -637,8 +637,8 @@ def test_comparisons_and_evaluation(tmp_path: Path) -> None:
     root = page(tmp_path, data(comparisons=[comparison("uniform")]), evaluated())
     assert "Evaluation" in headings(root)
     both = [cells(t) for t in root.all("table") if "paired" in t.one("caption").text()]
-    assert both[0][0][3] == "95 % interval"
-    line = ["-12", "-15.25 to -9.125", "better by 12.0 ± 1.5 (-20.0%)"]
+    assert both[0][0][4] == "95 % interval"
+    line = ["better by 12.0 ± 1.5 (-20.0%)", "-12", "-15.25 to -9.125"]
     assert [found[1] for found in both] == [
         ["perplexity", "uniform", *line], ["perplexity", "dense-model", *line],
     ]  # fmt: skip

@@ -31,7 +31,7 @@ LEVEL: Final = 0.95
 
 _CHUNK = 1 << 22  # indices drawn at once: 32 MiB
 
-Floats = NDArray[np.float64]
+_Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def compare(
 class _Pair:
     """Weighted sums of both models, a row a document: value·weight and weight of each."""
 
-    sums: Floats  # (documents, 4): mine, my weight, theirs, their weight
+    sums: _Floats  # (documents, 4): mine, my weight, theirs, their weight
     summary: str
 
 
@@ -181,7 +181,7 @@ def _paired(mine: Observations, theirs: Observations) -> _Pair | None:
     return _Pair(np.stack([own, my_weights, values * weights, weights], 1), mine.summary)
 
 
-def _resampled(pair: _Pair, seed: int) -> Floats:
+def _resampled(pair: _Pair, seed: int) -> _Floats:
     """The difference on each resample of the documents, shape (RESAMPLES,)."""
     generator = np.random.default_rng(seed)
     count = len(pair.sums)
@@ -196,12 +196,12 @@ def _resampled(pair: _Pair, seed: int) -> Floats:
     return np.concatenate(found)
 
 
-def _sums(table: Floats, chosen: NDArray[np.int32]) -> Floats:
+def _sums(table: _Floats, chosen: NDArray[np.int32]) -> _Floats:
     """The sum of the chosen rows, without all of them in memory at once."""
     return np.stack([table[:, i][chosen].sum(1) for i in range(table.shape[1])], 1)
 
 
-def _summary(means: Floats, how: str) -> Floats:
+def _summary(means: _Floats, how: str) -> _Floats:
     if how == "exp":
         with np.errstate(over="ignore"):
             return np.exp(means)

@@ -46,15 +46,15 @@ def comparisons(records: Sequence[ComparisonRecord]) -> Iterator[Part]:
     columns = [
         Column("metric"),
         Column("against"),
+        Column("verdict"),
         Column("difference", numeric=True),
         Column(f"{level} interval", numeric=True),
-        Column("verdict"),
     ]
     yield Table(
         "Differences, paired by document or image",
         columns,
         [
-            [one.metric, one.reference, _signed(one.difference), _interval(one), one.text]
+            [one.metric, one.reference, one.text, _signed(one.difference), _interval(one)]
             for one in records
         ],
     )
