@@ -68,8 +68,8 @@ def import_in_time(name: str, load: Callable[[], Any], seconds: float) -> Any:
     if running is None:
         others = [other for other, one in _unfinished.items() if one.is_alive()]
         running = _Import(name, load, others)
-        running.start()
         try:
+            running.start()
             running.join(min(seconds, threading.TIMEOUT_MAX))
         except KeyboardInterrupt:
             _unfinished[name] = running

@@ -16,10 +16,6 @@ from .results import metrics_from_dict, metrics_to_dict
 
 __all__ = ["Found", "average", "run_tasks", "unit"]
 
-# lm-eval sorts requests by length, so little of a batch is padding.
-_TASK_BATCH = 8
-
-
 @dataclass
 class Found:
     """What was measured of one model so far."""
@@ -60,10 +56,9 @@ def run_tasks(session: Session, names: Sequence[str]) -> Iterator[tuple[str, Tas
         harness = stack.enter_context(Harness(request, session.progress))
         advance = stack.enter_context(session.progress.task("tasks", len(names)))
         stack.enter_context(session.whole_model_on_device())
-        batch = recipe.batch_size if recipe.batch_size > 1 else _TASK_BATCH
         with quiet():
             lm = session.plugins.caller("atp_lm", session.plugin)(
-                loaded=session.loaded, batch_size=batch
+                loaded=session.loaded, batch_size=recipe.batch_size
             )
         for name in names:
             yield name, harness.run(name, lm)

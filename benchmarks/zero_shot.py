@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--tasks", default="zeroshot7")
     parser.add_argument("--limit", type=int, default=200)
     parser.add_argument("--cells", default="wanda 0.5,wanda 0.6,sparsegpt 0.5,sparsegpt 0.6")
+    parser.add_argument("--reverse", action="store_true", help="begin at the end, as a second one")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
@@ -51,7 +52,7 @@ def main() -> None:
     wanted = [("dense", "wanda 0.5", 0.0)]
     for cell in args.cells.split(","):
         wanted += [(f"{cell} uniform", cell, 0.0), (f"{cell} atp", cell, grid[cell]["beta"])]
-    for name, cell, beta in wanted:
+    for name, cell, beta in reversed(wanted) if args.reverse else wanted:
         method, sparsity = cell.split()
         file = args.work / f"{name.replace(' ', '-')}.json"
         settings = {
@@ -85,6 +86,7 @@ def main() -> None:
         average(models[name], tasks)
         told = {metric: found.value for metric, found in models[name].metrics.items()}
         print(name, {k: round(v, 3) for k, v in told.items() if k.endswith("/acc")}, flush=True)
+    models = {name: models[name] for name, _, _ in wanted}
 
     def compared(name: str, reference: str) -> list[dict[str, Any]]:
         mine, theirs = models[name], models[reference]

@@ -149,7 +149,8 @@ def test_what_a_page_says_to_run_runs(page: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
-def test_the_sweep_with_ray_runs(tmp_path: Path) -> None:
+def test_the_sweep_with_ray_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")  # which Ray would send over the network
     found = documented.steps(DOCS / "howto" / "many-gpus.md")
     [sweep] = [step for step in found if step.kind == "python"]
     [printed] = documented.run([sweep], tmp_path)

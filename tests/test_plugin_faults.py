@@ -99,9 +99,10 @@ class TestImport:
                 assert running.poll() is None
                 time.sleep(0.05)
             running.send_signal(signal.SIGINT)
-            assert running.wait(timeout=30) == 130
+            assert running.wait(timeout=120) == 130
         finally:
             running.kill()
+            running.wait()
 
     def test_what_it_prints_is_no_data(self, tmp_plugin: Write) -> None:
         tmp_plugin("mine", "import sys\nprint('hello')\nsys.stdout.write('again')" + GOOD)
