@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import io
 import logging
@@ -169,7 +170,7 @@ def _result(found: Mapping[str, Any], request: TaskRequest, seconds: float) -> T
         shots = found["n-shot"].get(task)
         details[task] = {
             "version": found["versions"].get(task),
-            "hash": found.get("task_hashes", {}).get(task),
+            "hash": _hash(samples),
             "shots": shots,
             "documents": count,
             "lm_eval": found.get("lm_eval_version") or _version(),
@@ -198,6 +199,15 @@ def _result(found: Mapping[str, Any], request: TaskRequest, seconds: float) -> T
             if seen is not None:
                 observations[own] = seen
     return TaskResult(metrics, observations, details)
+
+
+def _hash(samples: Sequence[Mapping[str, Any]]) -> str | None:
+    """The hash of a task's documents, prompts and targets, as lm-eval's own results have it."""
+    if not samples:
+        return None
+    parts = [sample["doc_hash"] + sample["prompt_hash"] + sample["target_hash"]
+             for sample in samples]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def _observations(

@@ -44,7 +44,7 @@ def command(
     """What lm-eval's own command makes of tasks."""
     words = ["run", "--model", "hf", "--model_args", f"pretrained={model}", "--device", "cpu"]
     words += ["--tasks", *tasks, "--include_path", str(include), "--limit", str(limit)]
-    words += ["--batch_size", "8", "--output_path", str(output)]
+    words += ["--batch_size", "8", "--output_path", str(output), "--log_samples"]
     done = subprocess.run(
         [sys.executable, "-m", "lm_eval", *words], capture_output=True, text=True, check=False
     )
