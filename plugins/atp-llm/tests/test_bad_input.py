@@ -252,6 +252,7 @@ def test_an_interrupt_leaves_the_journal_and_nothing_else(
     journal = tmp_path / ".out.atp-work" / "journal.jsonl"
     command = [sys.executable, "-m", "atp_core", "prune", str(model), "--sparsity", "0.6"]
     command += ["--samples", "96", "--search-samples", "48", "--seqlen", "64"]
+    command += ["--beta-step", "0.002"]  # far more trials than it will come to
     with subprocess.Popen(
         [*command, "-o", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True
     ) as process:
