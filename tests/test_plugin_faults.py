@@ -93,6 +93,8 @@ class TestImport:
             env={**os.environ, "PYTHONPATH": str(path)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            # Where the tests run in the background, they and their children ignore it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
             while not began.exists():

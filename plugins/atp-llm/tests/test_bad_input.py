@@ -254,7 +254,11 @@ def test_an_interrupt_leaves_the_journal_and_nothing_else(
     command += ["--samples", "96", "--search-samples", "48", "--seqlen", "64"]
     command += ["--beta-step", "0.002"]  # far more trials than it will come to
     with subprocess.Popen(
-        [*command, "-o", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True
+        [*command, "-o", str(tmp_path / "out")],
+        stderr=subprocess.PIPE,
+        text=True,
+        # Where the tests run in the background, they and their children ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
