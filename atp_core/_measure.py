@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from ._plugins import Plugins
 from ._session import Session
 from ._tasks import Found, average, run_tasks, unit
 from .checkpoint import collect_provenance
-from .errors import DataError, UsageError
+from .errors import DataError
 from .evaluation.comparison import Comparison, compare_all
 from .evaluation.harness import TaskResult
-from .evaluation.presets import task_names
 from .progress import NullProgress, Progress
-from .recipe import Recipe
+from .recipe import Recipe, without_folders
 from .records import Observations, Source
 from .results import EvaluateResult
 from .trials.journal import Journal
 
-__all__ = ["Measuring", "evaluation_journal", "measure", "parse_tasks"]
+__all__ = ["Measuring", "measure"]
 
 
 @dataclass
@@ -133,20 +129,10 @@ def _command(recipe: Recipe, asked: Measuring) -> str:
     """The command line that repeats the measurement."""
     words = ["atp", "eval", recipe.source]
     for source in asked.sources[1:]:
-        path = Path(source.text)
-        words += ["--compare", path.name if path.is_absolute() else source.text]
+        words += ["--compare", without_folders(source.text)]
     if asked.metrics is not None:
         words += ["--metrics", ",".join(asked.metrics)]
-    for name in _MEASURING:
-        value = getattr(recipe, name)
-        if value == type(recipe).model_fields[name].default:
-            continue
-        option = "--" + name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(option)
-        else:
-            words += [option, ",".join(value) if isinstance(value, list) else str(value)]
-    return shlex.join(words)
+    return shlex.join([*words, *recipe.options(_MEASURING)])
 
 
 class _Model:
@@ -221,28 +207,3 @@ class _Model:
             raise DataError(f"{self.source.text} has no data to be measured on; give --report-data")
         metrics = {metric.name: metric for metric in found.metrics}
         return unit(TaskResult(metrics, found.observations)), loaded.dense
-
-
-@contextmanager
-def evaluation_journal(
-    asked: Measuring, output: Path | None, *, resume: bool, overwrite: bool
-) -> Iterator[Journal]:
-    """The journal of a measurement, beside its output; it goes when the measurement is done."""
-    if output is None:
-        if resume:
-            raise UsageError("--resume needs the output directory of the interrupted run (-o)")
-        yield Journal(None, {})
-        return
-    work = output.parent / f".{output.name}.atp-work"
-    journal = Journal(
-        work / "evaluation.jsonl", asked.identity(), resume=resume, overwrite=overwrite
-    )
-    yield journal
-    shutil.rmtree(work, ignore_errors=True)
-
-
-def parse_tasks(tasks: str | Sequence[str] | None) -> list[str] | None:
-    """Tasks as given in Python or on the command line, presets spelt out."""
-    if tasks is None:
-        return None
-    return task_names(tasks if isinstance(tasks, str) else ",".join(tasks))

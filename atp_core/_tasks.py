@@ -10,7 +10,7 @@ from typing import Any
 from ._session import Session
 from .errors import UsageError
 from .evaluation.harness import Harness, TaskRequest, TaskResult, quiet
-from .evaluation.presets import PRESETS, preset_of
+from .presets import PRESETS, preset_of
 from .records import Metric, Observations
 from .results import metrics_from_dict, metrics_to_dict
 

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ._measure import Measuring, evaluation_journal, measure, parse_tasks
+from ._measure import Measuring, measure
 from ._plan import make_plan
 from ._plugins import Plugins
 from ._session import Session
 from ._workflow import Pruning, identity
 from ._write import prepare_output, write_output, write_search
 from ._write_evaluation import check_evaluation_target, write_evaluation
-from .errors import AtpError, UsageError
 from .progress import Progress
 from .recipe import Recipe
 from .records import Beta, LoadedModel, Metric, Source
 from .results import EvaluateResult, InspectResult, PlanResult, PruneResult, SearchResult
-from .trials.journal import Journal
+from .trials.journal import journal_beside
 
 __all__ = ["evaluate", "inspect", "load", "plan", "prune", "run_prune", "run_search", "search"]
 
@@ -117,14 +115,16 @@ def evaluate(
         AtpError: a source, its data or a task cannot be had, or nothing can be measured.
     """
     source = _source(model_or_source, processor)
-    fields = {"sparsity": 0.0, **settings, "tasks": parse_tasks(tasks)}
+    fields = {"sparsity": 0.0, **settings, "tasks": tasks}
     target = None if output is None else Path(output)
     if target is not None:
         check_evaluation_target(target, overwrite=overwrite)
     asked = Measuring(
         _recipe(source, fields, output), [source, *(_source(one, None) for one in compare)], metrics
     )
-    with evaluation_journal(asked, target, resume=resume, overwrite=overwrite) as journal:
+    with journal_beside(
+        target, "evaluation.jsonl", asked.identity, resume=resume, overwrite=overwrite
+    ) as journal:
         result = measure(asked, journal, progress)
         if target is not None:
             write_evaluation(result, target)
@@ -242,26 +242,16 @@ def run_search(
 def _journaled(
     session: Session, output: Path | None, resume: bool, overwrite: bool
 ) -> Iterator[Pruning]:
-    """The workflow of a session, with its journal beside the output.
-
-    The journal goes when the run is done, and also when it fails on what it was given before any
-    trial has ended: then there is nothing to resume.
-    """
-    if resume and output is None:
-        raise UsageError("--resume needs the output directory of the interrupted run (-o)")
-    if output is None:
-        yield Pruning(session, Journal(None, identity(session)))
-        return
-    work = output.parent / f".{output.name}.atp-work"
-    known = identity(session)
-    journal = Journal(work / "journal.jsonl", known, resume=resume, overwrite=overwrite)
-    try:
+    """The workflow of a session, with its journal beside the output."""
+    with journal_beside(
+        output,
+        "journal.jsonl",
+        lambda: identity(session),
+        worth="trial/",
+        resume=resume,
+        overwrite=overwrite,
+    ) as journal:
         yield Pruning(session, journal)
-    except AtpError:
-        if not journal.has("trial/"):
-            shutil.rmtree(work, ignore_errors=True)
-        raise
-    shutil.rmtree(work, ignore_errors=True)
 
 
 def _check_beta(session: Session) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -25,8 +25,9 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from .errors import UsageError
+from .presets import task_names
 
-__all__ = ["Recipe"]
+__all__ = ["Recipe", "without_folders"]
 
 
 def _no_bool(value: Any) -> Any:
@@ -66,6 +67,12 @@ _Number = Annotated[float, BeforeValidator(_no_bool), AfterValidator(_finite)]
 _Step = Annotated[float, BeforeValidator(_no_bool), AfterValidator(_positive)]
 _Count = Annotated[PositiveInt, BeforeValidator(_no_bool)]
 _Name = Annotated[str, Field(min_length=1)]
+
+
+def _tasks(value: Any) -> Any:
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        value = ",".join(value)
+    return task_names(value) if isinstance(value, str) else value
 
 
 def _kind(value: Any) -> str:
@@ -133,8 +140,10 @@ class Recipe(BaseModel):
     """File of prompt templates, one a line, each with {} in it."""
     seqlen: Annotated[int, Field(ge=2), BeforeValidator(_no_bool)] | None = None
     """Tokens a sample, for models of text."""
-    tasks: Annotated[list[_Name], Field(min_length=1)] | None = None
-    """Tasks of lm-eval to report on beside the plugin's own metrics."""
+    tasks: Annotated[
+        Annotated[list[_Name], Field(min_length=1)] | None, BeforeValidator(_tasks)
+    ] = None
+    """Tasks of lm-eval to report on beside the plugin's own metrics; presets are spelt out."""
     task_data: Path | None = None
     """Folder with the tasks' data as JSON lines; None has lm-eval fetch it from the hub."""
     include_path: Path | None = None
@@ -252,16 +261,25 @@ class Recipe(BaseModel):
         changed: dict[str, Any] = {}
         for name in type(self).model_fields:
             value = getattr(self, name)
-            if isinstance(value, (str, Path)) and Path(value).is_absolute():
-                changed[name] = type(value)(Path(value).name)
+            if isinstance(value, (str, Path)):
+                changed[name] = type(value)(without_folders(str(value)))
         return self.model_copy(update=changed)
 
     def command(self) -> str:
         """The command line that repeats this recipe."""
-        words = ["atp", "prune", self.source]
-        for name, field in type(self).model_fields.items():
+        names = [name for name in type(self).model_fields if name != "source"]
+        return shlex.join(["atp", "prune", self.source, *self.options(names)])
+
+    def options(self, names: Iterable[str]) -> list[str]:
+        """The words of a command line that give some settings, those left at their default not.
+
+        Args:
+            names: the settings, in the order of the options.
+        """
+        words: list[str] = []
+        for name in names:
             value = getattr(self, name)
-            if name == "source" or value == field.default:
+            if value == type(self).model_fields[name].default:
                 continue
             option = "-o" if name == "output" else "--" + name.replace("_", "-")
             if isinstance(value, bool):
@@ -272,7 +290,12 @@ class Recipe(BaseModel):
                 words += [option, ",".join(value)]
             else:
                 words += [option, str(value)]
-        return shlex.join(words)
+        return words
+
+
+def without_folders(text: str) -> str:
+    """The last part of an absolute path; anything else as it is. For what is published."""
+    return Path(text).name if Path(text).is_absolute() else text
 
 
 def _usage_error(errors: list[ErrorDetails], origin: str | Path | None) -> UsageError:

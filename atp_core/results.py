@@ -18,6 +18,7 @@ from .evaluation.schema import (
     ModelRecord,
     TaskRecord,
 )
+from .recipe import without_folders
 from .records import Beta, Chain, Metric, Observations, Schedule
 from .trials import Trial
 
@@ -124,8 +125,7 @@ class EvaluateResult:
 
 
 def _short(text: str, portable: bool) -> str:
-    """A source without the folders of a machine."""
-    return Path(text).name if portable and Path(text).is_absolute() else text
+    return without_folders(text) if portable else text
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from atp_core._session import Session
 from atp_core._tasks import Found, average, run_tasks, unit
 from atp_core._workflow import Pruning
 from atp_core.evaluation.comparison import compare_all
-from atp_core.evaluation.presets import task_names
 from atp_core.evaluation.schema import ComparisonRecord
+from atp_core.presets import task_names
 from atp_core.recipe import Recipe
 from atp_core.records import Source
 from atp_core.results import metrics_to_dict

@@ -220,3 +220,29 @@ def test_gates_end_the_command(models: tuple[str, str]) -> None:
     assert main([*words, "--fail-if", "square:delta>1000"]) == 0
     assert main([*words, "--fail-if", "square<1000"]) == 5
     assert main(["eval", dense, "--compare", dense, "--fail-if", "worse"]) == 0
+
+
+# --- what is left beside the output --------------------------------------------------------------
+
+
+def test_a_measurement_that_fails_at_once_leaves_nothing(
+    plugin: Observing, models: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(self: Any, loaded: Any, data: Any, split: Any, metrics: Any) -> Any:
+        raise DataError("there is no such data")
+
+    monkeypatch.setattr(Observing, "atp_evaluate", hookimpl(failing))
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(DataError):
+        atp_core.evaluate(models[0], output=tmp_path / "out")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_measurement_leaves_the_journal_of_an_interrupted_pruning_alone(
+    plugin: Observing, models: tuple[str, str], tmp_path: Path
+) -> None:
+    pruning = tmp_path / ".out.atp-work" / "journal.jsonl"
+    pruning.parent.mkdir()
+    pruning.write_text("{}\n")
+    atp_core.evaluate(models[0], output=tmp_path / "out")
+    assert [path.name for path in pruning.parent.iterdir()] == ["journal.jsonl"]

@@ -188,3 +188,16 @@ def test_portable_recipe_tells_nothing_of_the_disk() -> None:
 def test_import_is_light() -> None:
     code = "import sys, atp_core.recipe; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_tasks_are_spelt_out_however_they_are_given() -> None:
+    """A preset means the same on the command line, in a file and in Python."""
+    seven = make(tasks="zeroshot7").tasks
+    assert seven is not None and seven[0] == "boolq" and len(seven) == 7
+    assert make(tasks=["zeroshot7"]).tasks == seven
+    assert make(tasks=["piqa", "zeroshot7"]).tasks == ["piqa", *(t for t in seven if t != "piqa")]
+    assert make(tasks="copa, piqa").tasks == ["copa", "piqa"]
+    with pytest.raises(UsageError, match="names no task"):
+        make(tasks=" ,")
+    with pytest.raises(UsageError, match="tasks"):
+        make(tasks=[1])

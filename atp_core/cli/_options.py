@@ -298,15 +298,12 @@ def recipe_from(source: str | None, recipe_file: Path | None, options: Mapping[s
     Raises:
         UsageError: a setting is missing or wrong.
     """
-    from ..evaluation.presets import task_names
     from ..recipe import Recipe
 
     settings = Recipe.read(recipe_file) if recipe_file is not None else {}
     given = {key: value for key, value in options.items() if value is not None}
     if isinstance(chains := given.get("chains"), str):
         given["chains"] = [name.strip() for name in chains.split(",") if name.strip()]
-    if isinstance(tasks := given.get("tasks"), str):
-        given["tasks"] = task_names(tasks)
     for key in ("schedule", "output", "task_data", "include_path"):
         if key in given:
             given[key] = str(given[key])

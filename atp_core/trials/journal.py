@@ -7,15 +7,16 @@ would have found.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import AtpError, UsageError
 
-__all__ = ["Journal"]
+__all__ = ["Journal", "journal_beside"]
 
 _VERSION = 1
 
@@ -107,6 +108,54 @@ class Journal:
         os.truncate(self._path, good)
         for entry in entries[1:]:
             self._results[entry["key"]] = entry["result"]
+
+
+@contextlib.contextmanager
+def journal_beside(
+    output: Path | None,
+    name: str,
+    identity: Callable[[], Mapping[str, Any]],
+    *,
+    worth: str = "",
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Iterator[Journal]:
+    """The journal of what is writing `output`, beside it; in memory where nothing is written.
+
+    It goes when all is done, and also when the run fails on what it was given before any result
+    worth resuming for: then there is nothing to resume. Journals of other runs are left alone.
+
+    Args:
+        output: the directory to be written, or None.
+        name: of the journal's file.
+        identity: gives that of `Journal`; not asked for what is refused anyway.
+        worth: what the key of a result begins with for which a run is resumed.
+        resume: as in `Journal`.
+        overwrite: as in `Journal`.
+
+    Raises:
+        UsageError: `resume` without `output`, or as `Journal` raises it.
+    """
+    if output is None:
+        if resume:
+            raise UsageError("--resume needs the output directory of the interrupted run (-o)")
+        yield Journal(None, identity())
+        return
+    path = output.parent / f".{output.name}.atp-work" / name
+    journal = Journal(path, identity(), resume=resume, overwrite=overwrite)
+    try:
+        yield journal
+    except AtpError:
+        if not journal.has(worth):
+            _remove(path)
+        raise
+    _remove(path)
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # another journal is in its folder
+        path.parent.rmdir()
 
 
 def _entries(path: Path) -> tuple[list[dict[str, Any]], int]:

@@ -18,7 +18,7 @@ import yaml
 import atp_core
 from atp_core.cli import main
 from atp_core.errors import DataError, UnknownNameError, UsageError
-from atp_core.evaluation.presets import PRESETS
+from atp_core.presets import PRESETS
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed")
 

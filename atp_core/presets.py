@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from ..errors import UsageError
+from .errors import UsageError
 
 __all__ = ["PRESETS", "preset_of", "task_names"]
 
