@@ -11,14 +11,12 @@ from typing import Any
 
 from ._plugins import Plugins
 from ._session import Session
-from ._tasks import Found, average, run_tasks, unit
+from ._tasks import Found, add_tasks, evaluated
 from .checkpoint import collect_provenance
 from .errors import DataError
-from .evaluation.comparison import Comparison, compare_all
-from .evaluation.harness import TaskResult
 from .progress import NullProgress, Progress
 from .recipe import Recipe, without_folders
-from .records import Observations, Source
+from .records import Source
 from .results import EvaluateResult
 from .trials.journal import Journal
 
@@ -69,7 +67,7 @@ def measure(asked: Measuring, journal: Journal, progress: Progress | None = None
     """
     progress = progress or NullProgress()
     results: dict[int, EvaluateResult] = {}
-    observations: dict[int, Mapping[str, Sequence[Observations]]] = {}
+    measured: dict[int, Found] = {}
     reference: Mapping[Any, Any] | None = None
     order = [*range(1, len(asked.sources)), 0]  # the model comes last: others are its reference
     for position in order:
@@ -87,24 +85,21 @@ def measure(asked: Measuring, journal: Journal, progress: Progress | None = None
             provenance=one.provenance,
             base_model=one.base_model,
         )
-        observations[position] = found.observations
-    comparisons: list[Comparison] = []
-    for position in order[:-1]:
-        comparisons += compare_all(
-            results[0].metrics,
-            results[position].metrics,
-            observations[0],
-            observations[position],
-            results[position].source,
-            asked.recipe.seed,
-        )
+        measured[position] = found
+    others = order[:-1]
     recipe = asked.recipe.portable()
     distribution = one.session.plugins.distribution(one.session.plugin)
     return replace(
         results[0],
-        others=[results[position] for position in order[:-1]],
-        comparisons=comparisons,
-        observations=observations[0],
+        others=[results[position] for position in others],
+        comparisons=[
+            comparison
+            for position in others
+            for comparison in measured[0].against(
+                measured[position], results[position].source, recipe.seed
+            )
+        ],
+        observations=measured[0].observations,
         settings=_settings(recipe, asked),
         environment=collect_provenance(seed=recipe.seed, plugin_distribution=distribution),
         command=_command(recipe, asked),
@@ -166,15 +161,7 @@ class _Model:
                 known, kept = self._own(reference)
                 self._journal.put(key, known)
             found.add(known)
-        missing = [task for task in self._tasks() if self._journal.get(self._key(task)) is None]
-        if missing:
-            for task, result in run_tasks(self.session, missing):
-                self._journal.put(self._key(task), unit(result))
-        for task in self._tasks():
-            known = self._journal.get(self._key(task))
-            assert known is not None
-            found.add(known)
-        average(found, self._tasks())
+        add_tasks(found, self.session, self._journal, self._key("tasks"))
         about = self._journal.get(self._key("about"))
         if about is None:
             loaded = self.session.loaded
@@ -185,9 +172,6 @@ class _Model:
 
     def _key(self, unit: str) -> str:
         return f"{self._position}/{unit}"
-
-    def _tasks(self) -> list[str]:
-        return list(self._asked.recipe.tasks or ())
 
     def _others_wait(self) -> bool:
         """Whether another model is still to be compared with what the plugin keeps of this one."""
@@ -205,5 +189,4 @@ class _Model:
         found = self.session.evaluate("report", self._asked.metrics)
         if not found.metrics:
             raise DataError(f"{self.source.text} has no data to be measured on; give --report-data")
-        metrics = {metric.name: metric for metric in found.metrics}
-        return unit(TaskResult(metrics, found.observations)), loaded.dense
+        return evaluated(found), loaded.dense

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ._session import Session
 from .errors import UsageError
+from .evaluation.comparison import Comparison, compare_all
 from .evaluation.harness import Harness, TaskRequest, TaskResult, quiet
 from .presets import PRESETS, preset_of
-from .records import Metric, Observations
+from .records import Evaluation, Metric, Observations
 from .results import metrics_from_dict, metrics_to_dict
+from .trials.journal import Journal
 
-__all__ = ["Found", "average", "run_tasks", "unit"]
+__all__ = ["Found", "add_tasks", "average", "evaluated", "run_tasks", "unit"]
+
 
 @dataclass
 class Found:
@@ -30,6 +33,47 @@ class Found:
         self.tasks |= data["tasks"]
         for name, parts in data["observations"].items():
             self.observations[name] = [Observations(**part) for part in parts]
+
+    def against(self, other: Found, reference: str, seed: int = 0) -> list[Comparison]:
+        """These figures against those of another model, paired by document or image.
+
+        Args:
+            other: what was measured of it.
+            reference: what it is called.
+            seed: of the resampling.
+        """
+        return compare_all(
+            self.metrics, other.metrics, self.observations, other.observations, reference, seed
+        )
+
+
+def add_tasks(
+    found: Found,
+    session: Session,
+    journal: Journal,
+    prefix: str,
+    prepare: Callable[[], object] = lambda: None,
+) -> None:
+    """Add the recipe's tasks on the model of a session; those in the journal are not run again.
+
+    Args:
+        found: what they are added to, and the mean of a preset that is complete.
+        session: the model and its recipe.
+        journal: where each task is written as it ends.
+        prefix: of the tasks' keys in the journal.
+        prepare: puts the model in the state that is measured; called if any task has to run.
+    """
+    tasks = session.recipe.tasks or []
+    missing = [task for task in tasks if journal.get(f"{prefix}/{task}") is None]
+    if missing:
+        prepare()
+        for task, result in run_tasks(session, missing):
+            journal.put(f"{prefix}/{task}", unit(result))
+    for task in tasks:
+        known = journal.get(f"{prefix}/{task}")
+        assert known is not None
+        found.add(known)
+    average(found, tasks)
 
 
 def run_tasks(session: Session, names: Sequence[str]) -> Iterator[tuple[str, TaskResult]]:
@@ -72,6 +116,11 @@ def unit(result: TaskResult) -> dict[str, Any]:
         "observations": {name: [asdict(seen)] for name, seen in result.observations.items()},
         "tasks": {name: dict(detail) for name, detail in result.details.items()},
     }
+
+
+def evaluated(found: Evaluation) -> dict[str, Any]:
+    """What a plugin measured, as it is written to the journal."""
+    return unit(TaskResult({metric.name: metric for metric in found.metrics}, found.observations))
 
 
 def average(found: Found, tasks: Sequence[str]) -> None:

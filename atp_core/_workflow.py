@@ -9,15 +9,14 @@ from importlib.metadata import version
 from typing import Any
 
 from ._session import Session
-from ._tasks import Found, average, run_tasks, unit
+from ._tasks import Found, add_tasks, evaluated
 from .allocation import Allocator
 from .allocation.betas import beta_text, by_chain, shortest
 from .allocation.budget import weighted_mean
 from .allocation.file import from_file
 from .engine.pruning import PruneReport
 from .errors import UsageError
-from .evaluation.comparison import Comparison, compare_all
-from .evaluation.harness import TaskResult
+from .evaluation.comparison import Comparison
 from .methods import Method
 from .records import Beta, Chain, Metric, Schedule, Split
 from .results import SearchResult, peak_memory_bytes
@@ -350,30 +349,22 @@ class Pruning:
         """Metrics on the report split and on tasks: of the dense model, or pruned to `schedule`."""
         found = Found()
         key = f"report/{who}"
-        known = self._journal.get(key)
-        tasks = list(self._recipe.tasks or ())
-        missing = [task for task in tasks if self._journal.get(f"{key}/{task}") is None]
-        if known is None or missing:
+
+        def stand() -> None:
             if schedule is None:
                 self._session.restore()
                 self._current = None
             else:
                 self._see_dense("report")
                 self.prune(schedule, f"pruning ({who})")
+
+        known = self._journal.get(key)
         if known is None:
-            measured = self._session.evaluate("report")
-            metrics = {metric.name: metric for metric in measured.metrics}
-            known = unit(TaskResult(metrics, measured.observations))
+            stand()
+            known = evaluated(self._session.evaluate("report"))
             self._journal.put(key, known)
         found.add(known)
-        if missing:
-            for task, result in run_tasks(self._session, missing):
-                self._journal.put(f"{key}/{task}", unit(result))
-        for task in tasks:
-            done = self._journal.get(f"{key}/{task}")
-            assert done is not None
-            found.add(done)
-        average(found, tasks)
+        add_tasks(found, self._session, self._journal, key, stand)
         self.found[who] = found
         return found.metrics
 
@@ -382,19 +373,9 @@ class Pruning:
         pruned = self.found.get("pruned")
         if pruned is None:
             return []
-        return [
-            comparison
-            for who, other in self.found.items()
-            if who != "pruned"
-            for comparison in compare_all(
-                pruned.metrics,
-                other.metrics,
-                pruned.observations,
-                other.observations,
-                who,
-                self._recipe.seed,
-            )
-        ]
+        seed = self._recipe.seed
+        others = [(who, found) for who, found in self.found.items() if who != "pruned"]
+        return [one for who, other in others for one in pruned.against(other, who, seed)]
 
     def notes(self, report: PruneReport) -> Sequence[str]:
         """What a user must know of a pruning."""

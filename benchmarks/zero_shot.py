@@ -19,7 +19,6 @@ from smollm2_grid import Lines
 from atp_core._session import Session
 from atp_core._tasks import Found, average, run_tasks, unit
 from atp_core._workflow import Pruning
-from atp_core.evaluation.comparison import compare_all
 from atp_core.evaluation.schema import ComparisonRecord
 from atp_core.presets import task_names
 from atp_core.recipe import Recipe
@@ -89,10 +88,7 @@ def main() -> None:
     models = {name: models[name] for name, _, _ in wanted}
 
     def compared(name: str, reference: str) -> list[dict[str, Any]]:
-        mine, theirs = models[name], models[reference]
-        found = compare_all(
-            mine.metrics, theirs.metrics, mine.observations, theirs.observations, reference
-        )
+        found = models[name].against(models[reference], reference)
         return [ComparisonRecord.of(one).model_dump(mode="json") for one in found]
 
     result: dict[str, Any] = {

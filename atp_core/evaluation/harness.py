@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
 import importlib
 import io
@@ -13,15 +14,17 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, ModelError, UnknownNameError, UsageError
+from ..loading import first_line
 from ..progress import Advance, Progress
 from ..records import Metric, Observations
 from .local_tasks import local_tasks
 
-__all__ = ["Harness", "TaskRequest", "TaskResult", "quiet"]
+__all__ = ["Harness", "TaskRequest", "TaskResult", "library", "quiet"]
 
 # For standard errors of what is no mean (F1, perplexity). lm-eval's command takes 100,000, which
 # keep a machine busy for minutes to change the second digit of an error.
@@ -64,6 +67,22 @@ class TaskResult:
     details: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
+def library(module: str) -> Any:
+    """A module of lm-eval.
+
+    Raises:
+        UsageError: it cannot be imported; says how to install it.
+    """
+    try:
+        with quiet():
+            return importlib.import_module(module)
+    except ImportError as error:
+        raise UsageError(
+            f"tasks need lm-eval, which cannot be imported ({first_line(error)}); install it "
+            "with: pip install 'atp-prune[tasks]'"
+        ) from error
+
+
 class Harness:
     """lm-eval with the tasks of a request; use as a context manager.
 
@@ -80,7 +99,7 @@ class Harness:
     def __init__(self, request: TaskRequest, progress: Progress) -> None:
         self._request, self._progress = request, progress
         self._stack = contextlib.ExitStack()
-        self._evaluator = _library("lm_eval.evaluator")
+        self._evaluator = library("lm_eval.evaluator")
         self._manager: Any = None
 
     def __enter__(self) -> Harness:
@@ -95,12 +114,11 @@ class Harness:
 
     def _open(self, work: Path) -> Any:
         request = self._request
-        tasks = _library("lm_eval.tasks")
-        include = [] if request.include is None else [request.include]
+        tasks = library("lm_eval.tasks")
         if request.include is not None and not request.include.is_dir():
             raise DataError(f"--include-path {request.include} is no folder")
         with quiet():
-            manager = tasks.TaskManager(include_path=[str(path) for path in include] or None)
+            manager = tasks.TaskManager(include_path=request.include)
             for name in request.tasks:
                 if name not in manager.all_tasks:
                     raise UnknownNameError("task", name, _near(name, manager.all_tasks))
@@ -108,7 +126,8 @@ class Harness:
                 own = local_tasks(
                     request.data, request.tasks, manager._index, work, request.fewshot
                 )
-                manager = tasks.TaskManager(include_path=[*map(str, include), str(own)])
+                # Only these are run; going through lm-eval's thousands again would take seconds.
+                manager = tasks.TaskManager(include_path=str(own), include_defaults=False)
         return manager
 
     def run(self, name: str, lm: Any) -> TaskResult:
@@ -141,19 +160,19 @@ class Harness:
                 )
         except (FileNotFoundError, ConnectionError) as error:
             raise DataError(
-                f"the data of task {name!r} cannot be had: {_line(error)}; give it with "
+                f"the data of task {name!r} cannot be had: {first_line(error)}; give it with "
                 "--task-data DIR where there is no network"
             ) from error
         except (KeyError, TypeError, ValueError, AssertionError, NotImplementedError) as error:
             raise ModelError(
                 f"lm-eval cannot run task {name!r} on this model: {type(error).__name__}: "
-                f"{_line(error)}"
+                f"{first_line(error)}"
             ) from error
         except Exception as error:
             # `datasets` has errors of its own for a hub that cannot be reached or lacks the data.
             if type(error).__module__.startswith(("datasets.", "huggingface_hub.", "httpx")):
                 raise DataError(
-                    f"the data of task {name!r} cannot be had: {_line(error)}; give it with "
+                    f"the data of task {name!r} cannot be had: {first_line(error)}; give it with "
                     "--task-data DIR where there is no network"
                 ) from error
             raise
@@ -173,7 +192,7 @@ def _result(found: Mapping[str, Any], request: TaskRequest, seconds: float) -> T
             "hash": _hash(samples),
             "shots": shots,
             "documents": count,
-            "lm_eval": found.get("lm_eval_version") or _version(),
+            "lm_eval": version("lm-eval"),
         }
         for key, value in figures.items():
             metric, _, filtered = key.partition(",")
@@ -249,30 +268,7 @@ def _convention(
 
 def _near(name: str, known: Sequence[str]) -> list[str]:
     """A few of lm-eval's thousands of names, for a message."""
-    import difflib
-
     return difflib.get_close_matches(name, known, n=5) or ["boolq", "hellaswag", "piqa", "…"]
-
-
-def _library(module: str) -> Any:
-    try:
-        with quiet():
-            return importlib.import_module(module)
-    except ImportError as error:
-        raise UsageError(
-            f"tasks need lm-eval, which cannot be imported ({_line(error)}); install it with: "
-            "pip install 'atp-prune[tasks]'"
-        ) from error
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("lm-eval")
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextlib.contextmanager

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from atp_core.errors import ModelError, UsageError
+from atp_core.errors import ModelError
+from atp_core.evaluation.harness import library
 from atp_core.records import LoadedModel
 
 from ._quiet import quiet
@@ -24,14 +25,9 @@ def wrap(loaded: LoadedModel, batch_size: int) -> Any:
             f"{loaded.source.text} has no processor: put its files next to the model, or pass "
             "processor=PROCESSOR along with a model in memory"
         )
-    try:
-        from lm_eval.models.hf_vlms import HFMultimodalLM
-    except ImportError as error:
-        raise UsageError(
-            f"tasks need lm-eval ({error}); install it with: pip install 'atp-prune[tasks]'"
-        ) from error
+    multimodal: Any = library("lm_eval.models.hf_vlms").HFMultimodalLM
 
-    class InMemory(HFMultimodalLM):  # type: ignore[misc]
+    class InMemory(multimodal):  # type: ignore[misc]
         """lm-eval's own class reads the processor from the hub, even where it is given one."""
 
         def _create_tokenizer(self, pretrained: Any, tokenizer: Any, **_: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from atp_core.errors import UsageError
+from atp_core.evaluation.harness import library
 from atp_core.records import LoadedModel
 
 from ._inputs import device_of
@@ -21,16 +21,10 @@ def wrap(loaded: LoadedModel, batch_size: int) -> Any:
         ModelError: the model came without a tokenizer.
         UsageError: lm-eval is not installed.
     """
-    try:
-        from lm_eval.models.huggingface import HFLM
-    except ImportError as error:
-        raise UsageError(
-            f"tasks need lm-eval ({error}); install it with: pip install 'atp-prune[tasks]'"
-        ) from error
     tokenizer = tokenizer_of(loaded)
     with quiet():
         # lm-eval passes batch size and device on only where it loads the model itself.
-        return HFLM(
+        return library("lm_eval.models.huggingface").HFLM(
             pretrained=loaded.model,
             tokenizer=tokenizer,
             batch_size=batch_size,
