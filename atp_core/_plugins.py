@@ -77,10 +77,6 @@ class Plugins:
         kept = (self.status(CORE), self.status(name))
         return Plugins(self._manager, list(dict.fromkeys(kept)))
 
-    def imported(self, name: str) -> Any:
-        """The module or object of the plugin called `name`; None if it could not be imported."""
-        return self.status(name).plugin
-
     def probed(self) -> list[PluginStatus]:
         """The plugins, those as broken that cannot say what they offer.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
@@ -13,7 +13,8 @@ from ._console import emit_json, stderr, stdout
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..records import DataRequest
+    from .._plugins import PluginStatus
+    from ..testing import Example
     from ..testing._check import Outcome
 
 __all__ = ["command"]
@@ -50,7 +51,11 @@ def command(
 
     extra = None
     if source is not None:
-        extra = Example(Source(source), _data(DataRequest, calibration, report_data, samples))
+        few = samples or 8
+        data = DataRequest(
+            calibration, report_data, samples=few, search_samples=few, report_samples=few
+        )
+        extra = Example(Source(source), data)
     elif calibration or report_data or samples:
         raise UsageError("--calibration, --report-data and --samples are for --source; give one")
     status, outcomes = _run(name, extra)
@@ -80,16 +85,7 @@ def command(
         context.exit(3)
 
 
-def _data(
-    kind: type[DataRequest], calibration: str | None, report: str | None, samples: int | None
-) -> DataRequest:
-    few = samples or 8
-    return kind(
-        calibration=calibration, report=report, samples=few, search_samples=few, report_samples=few
-    )
-
-
-def _run(name: str, extra: Any) -> tuple[Any, Sequence[Outcome]]:
+def _run(name: str, extra: Example | None) -> tuple[PluginStatus, Sequence[Outcome]]:
     """The plugin's status, and what became of every check; progress on stderr."""
     from .._plugins import build_manager
     from ..testing._suite import suite

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +12,16 @@ from typing import Any, Literal
 
 from ..errors import AtpError
 
-__all__ = ["Check", "CheckFailed", "CheckSkipped", "Outcome", "checker", "named", "require"]
+__all__ = [
+    "Check",
+    "CheckFailed",
+    "CheckSkipped",
+    "Outcome",
+    "checker",
+    "named",
+    "python",
+    "require",
+]
 
 
 class CheckFailed(AssertionError):
@@ -90,6 +101,21 @@ class Check:
         except CheckSkipped as error:
             what, message = "skipped", str(error)
         return Outcome(self.group, self.title, what, message, time.perf_counter() - began)
+
+
+def python(code: str, *arguments: str) -> tuple[str | None, str]:
+    """Run code in a Python of its own.
+
+    Returns:
+        Why it failed, the last line of what it said, or None; and what it printed.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode == 0:
+        return None, done.stdout
+    lines = done.stderr.strip().splitlines()
+    return lines[-1] if lines else "it failed without a message", done.stdout
 
 
 def require(condition: bool, message: str) -> None:

@@ -7,11 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .._plugins import Plugins, build_manager
+from .._plugins import Kind, Plugins, build_manager
 from ._check import Check
 from ._example import Example
 
 __all__ = ["suite"]
+
+# Any: what a check is given differs from kind to kind.
+_Checks = list[tuple[str, Callable[[Any], None]]]
 
 
 def suite(
@@ -36,7 +39,7 @@ def _checks(name: str, plugins: Plugins, extra: Example | None) -> Iterator[Chec
 
     # A plugin whose offers cannot be had fails a check, and is checked no further.
     [status] = [status for status in plugins.probed() if status.name == name]
-    subject = _static.PluginSubject(status, plugins, plugins.imported(name))
+    subject = _static.PluginSubject(status, plugins)
     yield from _of(f"plugin {name}", _static.CHECKS, subject)
     if status.status != "ok":
         return
@@ -86,38 +89,22 @@ def _given(example: Example, directory: Path) -> Example:
 
 
 def _offered(name: str, plugins: Plugins) -> Iterator[Check]:
-    methods = plugins.offers("methods", name)
-    if methods:
-        from .checks._methods import CHECKS, MethodSubject
+    from .checks import _allocators, _executors, _methods, _others
+    from .checks._offered import OfferSubject
 
-        for offer in methods:
-            yield from _of(f"method {offer}", CHECKS, MethodSubject(methods, offer))
-    allocators = plugins.offers("allocators", name)
-    if allocators:
-        from .checks import _allocators
-
-        for offer in allocators:
-            subject = _allocators.AllocatorSubject(allocators, offer)
-            yield from _of(f"allocation {offer}", _allocators.CHECKS, subject)
-    executors = plugins.offers("executors", name)
-    if executors:
-        from .checks import _executors
-
-        for offer in executors:
-            judged = _executors.ExecutorSubject(executors, offer)
-            yield from _of(f"executor {offer}", _executors.CHECKS, judged)
-    objectives = plugins.offers("objectives", name)
-    if objectives:
-        from .checks import _others
-
-        for offer in objectives:
-            measured = _others.ObjectiveSubject(objectives, offer)
-            yield from _of(f"objective {offer}", _others.OBJECTIVE_CHECKS, measured)
+    kinds: list[tuple[str, Kind, _Checks, type[OfferSubject]]] = [
+        ("method", "methods", _methods.CHECKS, _methods.MethodSubject),
+        ("allocation", "allocators", _allocators.CHECKS, _allocators.AllocatorSubject),
+        ("executor", "executors", _executors.CHECKS, OfferSubject),
+        ("objective", "objectives", _others.OBJECTIVE_CHECKS, OfferSubject),
+    ]
+    for what, kind, checks, subject in kinds:
+        offers = plugins.offers(kind, name)
+        for offer in offers:
+            yield from _of(f"{what} {offer}", checks, subject(offers, offer))
 
 
-def _of(
-    group: str, checks: list[tuple[str, Callable[[Any], None]]], subject: Any
-) -> Iterator[Check]:
+def _of(group: str, checks: _Checks, subject: Any) -> Iterator[Check]:
     for title, function in checks:
         yield Check(group, title, partial(_checked, function, subject))
 

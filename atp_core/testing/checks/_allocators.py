@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..._offers import Offers
 from ...allocation import AllocationRequest, Allocator
 from ...allocation.budget import beta_max, weighted_mean
 from ...errors import UsageError
 from ...records import Block, Chain, PrunableWeight, Schedule
 from .._check import CheckFailed, checker, require
+from ._offered import OfferSubject, built
 
 __all__ = ["CHECKS", "AllocatorSubject"]
 
@@ -23,25 +23,12 @@ _check = checker(CHECKS)
 _TARGETS = (0.0, 0.05, 0.3, 0.5, 0.7, 0.95)
 
 
-class AllocatorSubject:
-    """An allocation on offer.
-
-    Args:
-        offers: where it is offered.
-        name: under which name.
-    """
-
-    def __init__(self, offers: Offers, name: str) -> None:
-        self._offers, self.name = offers, name
-
-    def build(self) -> Allocator:
-        """A new one."""
-        made: Allocator = self._offers.create(self.name)
-        return made
+class AllocatorSubject(OfferSubject):
+    """An allocation on offer."""
 
     def allocate(self, chains: Sequence[Chain], target: float, **options: Any) -> Schedule:
         """The schedule of some chains; half the largest β where the allocation takes one."""
-        allocator = self.build()
+        allocator: Allocator = self.build()
         if getattr(allocator, "takes_beta", False) and "beta" not in options:
             limits = [beta_max(target, len(c.blocks)) for c in chains if len(c.blocks) > 1]
             options["beta"] = min(limits, default=0.0) / 2
@@ -76,11 +63,7 @@ def _models() -> list[tuple[str, list[Chain]]]:
 
 @_check("is built, and has the name it is offered under")
 def _built(subject: AllocatorSubject) -> None:
-    allocator: Any = subject.build()
-    require(
-        allocator.name == subject.name,
-        f"it is offered as {subject.name!r} and calls itself {allocator.name!r}",
-    )
+    built(subject)
 
 
 @_check("meets the budget of every chain, with rates in [0, 1]")

@@ -3,36 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from ..._offers import Offers
 from ...errors import DataError
-from ...trials import Executor, Trial
+from ...trials import Trial
 from .._check import CheckFailed, checker, require
+from ._offered import OfferSubject, built
 
-__all__ = ["CHECKS", "ExecutorSubject"]
+__all__ = ["CHECKS"]
 
-CHECKS: list[tuple[str, Callable[[ExecutorSubject], None]]] = []
+CHECKS: list[tuple[str, Callable[[OfferSubject], None]]] = []
 _check = checker(CHECKS)
 
 _CANDIDATES = (0.0, 0.03, 0.01, 0.02, 0.01)
-
-
-class ExecutorSubject:
-    """An executor on offer.
-
-    Args:
-        offers: where it is offered.
-        name: under which name.
-    """
-
-    def __init__(self, offers: Offers, name: str) -> None:
-        self._offers, self.name = offers, name
-
-    def build(self) -> Executor:
-        """A new one."""
-        made: Executor = self._offers.create(self.name)
-        return made
 
 
 # Functions of a module, which can be sent to another process.
@@ -49,16 +31,12 @@ def _fail(beta: float) -> Trial:
 
 
 @_check("is built, and has the name it is offered under")
-def _built(subject: ExecutorSubject) -> None:
-    executor: Any = subject.build()
-    require(
-        executor.name == subject.name,
-        f"it is offered as {subject.name!r} and calls itself {executor.name!r}",
-    )
+def _built(subject: OfferSubject) -> None:
+    built(subject)
 
 
 @_check("judges every candidate, and answers in their order")
-def _ordered(subject: ExecutorSubject) -> None:
+def _ordered(subject: OfferSubject) -> None:
     found = list(subject.build().run(_judge, list(_CANDIDATES)))
     betas = [trial.beta for trial in found]
     require(betas == list(_CANDIDATES), f"of the β's {list(_CANDIDATES)} it gave {betas}")
@@ -69,13 +47,13 @@ def _ordered(subject: ExecutorSubject) -> None:
 
 
 @_check("has nothing to do where there are no candidates")
-def _empty(subject: ExecutorSubject) -> None:
+def _empty(subject: OfferSubject) -> None:
     found = list(subject.build().run(_judge, []))
     require(found == [], f"of no candidates it made {len(found)} trials")
 
 
 @_check("passes on what a trial raises")
-def _raises(subject: ExecutorSubject) -> None:
+def _raises(subject: OfferSubject) -> None:
     try:
         list(subject.build().run(_fail, list(_CANDIDATES)))
     except DataError:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 
-from ..._offers import Offers
 from ...methods import Method, Pruned, Statistics
 from .._check import checker, require
+from ._offered import OfferSubject, built
 
 __all__ = ["CHECKS", "MethodSubject"]
 
@@ -20,21 +19,8 @@ _SHAPES = ((7, 12), (16, 16), (1, 9), (9, 1), (33, 130), (1, 1))
 _RATES = (0.0, 0.1, 0.5, 0.77, 1.0)
 
 
-class MethodSubject:
-    """A method on offer, and weights to try it on.
-
-    Args:
-        offers: where it is offered.
-        name: under which name.
-    """
-
-    def __init__(self, offers: Offers, name: str) -> None:
-        self._offers, self.name = offers, name
-
-    def build(self) -> Method:
-        """A new one."""
-        made: Method = self._offers.create(self.name)
-        return made
+class MethodSubject(OfferSubject):
+    """A method on offer, and inputs of the weights it is tried on."""
 
     def statistics(
         self, method: Method, inputs: torch.Tensor, batches: int = 1
@@ -67,11 +53,7 @@ def _weights() -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
 
 @_check("is built, and has the name it is offered under")
 def _built(subject: MethodSubject) -> None:
-    method: Any = subject.build()
-    require(
-        method.name == subject.name,
-        f"it is offered as {subject.name!r} and calls itself {method.name!r}",
-    )
+    method = built(subject)
     require(isinstance(method.calibrated, bool), "`calibrated` must be True or False")
 
 
@@ -90,7 +72,7 @@ def _share(subject: MethodSubject) -> None:
 def _verdict(
     subject: MethodSubject, weight: torch.Tensor, inputs: torch.Tensor, rate: float
 ) -> Pruned:
-    method = subject.build()
+    method: Method = subject.build()
     before = weight.clone()
     statistics = subject.statistics(method, inputs)
     with torch.inference_mode():

@@ -5,40 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..._offers import Offers
 from .._check import checker, require
+from ._offered import OfferSubject, built
 
-__all__ = ["COMMAND_CHECKS", "OBJECTIVE_CHECKS", "ObjectiveSubject"]
+__all__ = ["COMMAND_CHECKS", "OBJECTIVE_CHECKS"]
 
-OBJECTIVE_CHECKS: list[tuple[str, Callable[[ObjectiveSubject], None]]] = []
+OBJECTIVE_CHECKS: list[tuple[str, Callable[[OfferSubject], None]]] = []
 COMMAND_CHECKS: list[tuple[str, Callable[[Any], None]]] = []
 _objective = checker(OBJECTIVE_CHECKS)
 _command = checker(COMMAND_CHECKS)
 
 
-class ObjectiveSubject:
-    """An objective on offer.
-
-    Args:
-        offers: where it is offered.
-        name: under which name.
-    """
-
-    def __init__(self, offers: Offers, name: str) -> None:
-        self._offers, self.name = offers, name
-
-    def build(self) -> Any:
-        """A new one."""
-        return self._offers.create(self.name)
-
-
 @_objective("is built, has the name it is offered under, and can prepare and measure")
-def _built(subject: ObjectiveSubject) -> None:
-    objective = subject.build()
-    require(
-        objective.name == subject.name,
-        f"it is offered as {subject.name!r} and calls itself {objective.name!r}",
-    )
+def _built(subject: OfferSubject) -> None:
+    objective = built(subject)
     for method in ("prepare", "measure"):
         require(callable(getattr(objective, method, None)), f"it has no method {method!r}")
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from torch import nn
 
 from ...errors import AtpError
 from ...records import Source
-from .._check import CheckFailed, CheckSkipped, checker, named, require
+from .._check import CheckFailed, CheckSkipped, checker, named, python, require
 from .._walk import Walk, no_pickles, weights_of
 
 __all__ = ["CHECKS"]
@@ -58,17 +56,8 @@ def _without_torch(walk: Walk) -> None:
         raise CheckSkipped("a model in memory has imported torch already")
     if walk.plugins.distribution(walk.plugin) == "given in code":
         raise CheckSkipped("the plugin is not installed, so no other process finds it")
-    done = subprocess.run(
-        [sys.executable, "-c", _WITHOUT_TORCH, walk.source.text, walk.plugin],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    lines = done.stderr.strip().splitlines()
-    require(
-        done.returncode == 0,
-        f"atp_recognize is asked before anything is loaded, and {lines[-1] if lines else 'failed'}",
-    )
+    why, _ = python(_WITHOUT_TORCH, walk.source.text, walk.plugin)
+    require(why is None, f"atp_recognize is asked before anything is loaded, and {why}")
 
 
 @_check("loads in eval mode on the CPU, finite, from safetensors")

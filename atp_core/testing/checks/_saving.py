@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import torch
 from ... import api
 from ..._session import Session
 from ...records import Source
-from .._check import CheckFailed, CheckSkipped, checker, named, require
+from .._check import CheckFailed, CheckSkipped, checker, named, python, require
 from .._explicit import block_inputs
 from .._walk import Walk, bits, no_pickles, state_bits, uniform, weights_of
 
@@ -105,16 +103,10 @@ def _alone(walk: Walk) -> None:
         raise CheckSkipped("the example does not say how (Example.alone)")
     session, directory = _saved(walk, "alone")
     blocked = ["atp_core", *_packages(walk)]
-    done = subprocess.run(
-        [sys.executable, "-c", _ALONE.format(blocked=blocked, code=code), str(directory)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    lines = done.stderr.strip().splitlines()
-    if done.returncode != 0:
-        raise CheckFailed(f"loading it alone ended with: {lines[-1] if lines else 'no message'}")
-    theirs = json.loads(done.stdout.splitlines()[-1])
+    why, told = python(_ALONE.format(blocked=blocked, code=code), str(directory))
+    if why is not None:
+        raise CheckFailed(f"loading it alone ended with: {why}")
+    theirs = json.loads(told.splitlines()[-1])
     mine = bits(session.loaded.model.state_dict())
     wrong = sorted(name for name in {*mine, *theirs} if mine.get(name) != theirs.get(name))
     require(not wrong, f"{named(wrong)} differs where it is loaded alone")

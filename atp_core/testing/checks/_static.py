@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires
-from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from ..._plugins import Plugins, PluginStatus
-from .._check import CheckSkipped, checker, named, require
+from .._check import CheckSkipped, checker, named, python, require
 
 __all__ = ["CHECKS", "PluginSubject"]
 
@@ -39,12 +36,10 @@ class PluginSubject:
     Attributes:
         status: what became of it.
         plugins: core and this plugin.
-        plugin: the module or object; None where it could not be imported.
     """
 
     status: PluginStatus
     plugins: Plugins
-    plugin: Any
 
     @property
     def installed(self) -> bool:
@@ -59,11 +54,11 @@ def _well(subject: PluginSubject) -> None:
 
 @_check("declares its hook API, and has hooks as the specifications ask for")
 def _hooks(subject: PluginSubject) -> None:
-    if subject.plugin is None:
+    if subject.status.plugin is None:
         raise CheckSkipped("it could not be imported")
     from ..._contract import hook_problems
 
-    problems = [str(problem) for problem in hook_problems(subject.plugin)]
+    problems = [str(problem) for problem in hook_problems(subject.status.plugin)]
     require(not problems, "; ".join(problems))
 
 
@@ -71,17 +66,10 @@ def _hooks(subject: PluginSubject) -> None:
 def _light(subject: PluginSubject) -> None:
     if subject.status.status != "ok" or not subject.installed:
         raise CheckSkipped("it is not installed, or not well")
-    done = subprocess.run(
-        [sys.executable, "-c", _IMPORT.format(heavy=_HEAVY), subject.status.name],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    lines = done.stderr.strip().splitlines()
+    why, _ = python(_IMPORT.format(heavy=_HEAVY), subject.status.name)
     require(
-        done.returncode == 0,
-        f"{lines[-1] if lines else 'importing it failed'}; import such packages inside the hooks, "
-        "or every `atp` command pays for them",
+        why is None,
+        f"{why}; import such packages inside the hooks, or every `atp` command pays for them",
     )
 
 
