@@ -56,11 +56,15 @@ def parse_gate(text: str) -> Gate:
     raise UsageError(f"--fail-if {text!r} is not of the form 'perplexity>30'")
 
 
-def parse_gates(texts: Sequence[str]) -> tuple[list[Gate], list[Gate | None]]:
+def parse_gates(texts: Sequence[str], *, compares: bool) -> tuple[list[Gate], list[Gate | None]]:
     """Gates of metrics, and gates of comparisons; None stands for ``worse``.
 
+    Args:
+        texts: the gates in their command line form.
+        compares: whether there will be comparisons.
+
     Raises:
-        UsageError: a text is no gate.
+        UsageError: a text is no gate, or is one of a comparison and there will be none.
     """
     of_metrics: list[Gate] = []
     of_comparisons: list[Gate | None] = []
@@ -73,6 +77,11 @@ def parse_gates(texts: Sequence[str]) -> tuple[list[Gate], list[Gate | None]]:
             of_comparisons.append(replace(gate, metric=gate.metric.removesuffix(_DELTA)))
         else:
             of_metrics.append(gate)
+    if of_comparisons and not compares:
+        raise UsageError(
+            "--fail-if has nothing to compare with: `atp eval SOURCE --compare SOURCE` measures "
+            f"differences, which 'worse' and 'METRIC{_DELTA}' are about"
+        )
     return of_metrics, of_comparisons
 
 
@@ -80,12 +89,9 @@ def check_comparisons(gates: Sequence[Gate | None], comparisons: Sequence[Compar
     """Check gates of comparisons: a difference past its bound, or a figure that is worse.
 
     Raises:
-        UsageError: nothing was compared.
         UnknownNameError: a gate names a metric that was not compared.
         GateError: a gate is missed; names all of them.
     """
-    if gates and not comparisons:
-        raise UsageError("--fail-if has nothing to compare with: give --compare SOURCE")
     missed = []
     for gate in gates:
         if gate is None:

@@ -49,7 +49,7 @@ def test_the_plugins_of_this_repository_have_none(name: str) -> None:
     found = build_manager()
     if all(status.name != name for status in found.statuses):
         pytest.skip(f"plugin {name!r} is not installed")
-    assert hook_problems(found.imported(name)) == []
+    assert hook_problems(found.status(name).plugin) == []
 
 
 class TestVersion:

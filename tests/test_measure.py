@@ -93,9 +93,7 @@ def test_figures_are_paired_and_the_reference_is_handed_on(
     assert by_name["size"].verdict == "not comparable", "it has no observations"
 
 
-def test_a_model_compared_with_itself_is_equal(
-    plugin: Observing, models: tuple[str, str]
-) -> None:
+def test_a_model_compared_with_itself_is_equal(plugin: Observing, models: tuple[str, str]) -> None:
     found = atp_core.evaluate(models[0], compare=[models[0]])
     assert (found.comparisons[0].metric, found.comparisons[0].text) == ("square", "equal")
     assert found.metrics["agreement"].value == 100.0
@@ -195,7 +193,7 @@ def compared(verdict: Any, difference: float) -> Comparison:
     ],
 )
 def test_gates_of_comparisons(gate: str, comparison: Comparison, missed: bool) -> None:
-    of_metrics, of_comparisons = parse_gates([gate])
+    of_metrics, of_comparisons = parse_gates([gate], compares=True)
     assert of_metrics == []
     if missed:
         with pytest.raises(GateError, match="top1"):
@@ -205,12 +203,13 @@ def test_gates_of_comparisons(gate: str, comparison: Comparison, missed: bool) -
 
 
 def test_gates_that_make_no_sense() -> None:
-    with pytest.raises(UsageError, match="--compare"):
-        check_comparisons(parse_gates(["worse"])[1], [])
+    for gate in ("worse", "top1:delta<-1"):
+        with pytest.raises(UsageError, match="--compare"):
+            parse_gates([gate], compares=False)
     with pytest.raises(UnknownNameError, match="Did you mean 'top1'"):
-        check_comparisons(parse_gates(["top:delta<0"])[1], [compared("worse", -1.0)])
+        check_comparisons(parse_gates(["top:delta<0"], compares=True)[1], [compared("worse", -1.0)])
     with pytest.raises(UsageError, match="not of the form"):
-        parse_gates(["top1:ratio<0"])
+        parse_gates(["top1:ratio<0"], compares=True)
 
 
 def test_gates_end_the_command(models: tuple[str, str]) -> None:

@@ -72,7 +72,7 @@ def command(
     from ..report.terminal import print_evaluation
     from ._progress import bars
 
-    of_metrics, of_comparisons = parse_gates(gates)
+    of_metrics, of_comparisons = parse_gates(gates, compares=bool(options["compare"]))
     names = [name.strip() for name in metrics.split(",")] if metrics else None
     given = {key: value for key, value in options.items() if value is not None}
     with bars() as progress:

@@ -56,10 +56,10 @@ def command(
     """
     recipe = recipe_from(source, recipe_file, options)
     from ..errors import UsageError
-    from ..gates import check_gates, parse_gate
+    from ..gates import check_gates, parse_gates
     from ..records import Source
 
-    parsed = [parse_gate(gate) for gate in gates]
+    of_metrics, _ = parse_gates(gates, compares=False)
     if dry_run:
         from .._plan import make_plan
         from .._session import Session
@@ -91,4 +91,4 @@ def command(
     else:
         print_result(result, stdout())
         print_comparisons(result.comparisons, stdout())
-    check_gates(parsed, result.metrics["pruned"])
+    check_gates(of_metrics, result.metrics["pruned"])

@@ -20,6 +20,7 @@ from typing import Any
 
 from ..errors import DataError, ModelError, UnknownNameError, UsageError
 from ..loading import first_line
+from ..presets import PRESETS
 from ..progress import Advance, Progress
 from ..records import Metric, Observations
 from .local_tasks import local_tasks
@@ -224,8 +225,9 @@ def _hash(samples: Sequence[Mapping[str, Any]]) -> str | None:
     """The hash of a task's documents, prompts and targets, as lm-eval's own results have it."""
     if not samples:
         return None
-    parts = [sample["doc_hash"] + sample["prompt_hash"] + sample["target_hash"]
-             for sample in samples]
+    parts = [
+        sample["doc_hash"] + sample["prompt_hash"] + sample["target_hash"] for sample in samples
+    ]
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
@@ -268,7 +270,8 @@ def _convention(
 
 def _near(name: str, known: Sequence[str]) -> list[str]:
     """A few of lm-eval's thousands of names, for a message."""
-    return difflib.get_close_matches(name, known, n=5) or ["boolq", "hellaswag", "piqa", "…"]
+    near = difflib.get_close_matches(name, [*known, *PRESETS], n=5)
+    return near or ["boolq", "hellaswag", "piqa", "…"]
 
 
 @contextlib.contextmanager
