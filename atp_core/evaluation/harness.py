@@ -122,6 +122,8 @@ class Harness:
             manager = tasks.TaskManager(include_path=request.include)
             for name in request.tasks:
                 if name not in manager.all_tasks:
+                    if request.include is not None:
+                        _check_definitions(request.include)
                     raise UnknownNameError("task", name, _near(name, manager.all_tasks))
             if request.data is not None:
                 own = local_tasks(
@@ -170,6 +172,12 @@ class Harness:
                 f"{first_line(error)}"
             ) from error
         except Exception as error:
+            if type(error).__module__.startswith("jinja2."):
+                raise DataError(
+                    f"the documents of task {name!r} lack what its prompt is made of: "
+                    f"{first_line(error)}; look at its data "
+                    f"({request.data or 'from the hub'}) beside the task's definition"
+                ) from error
             # `datasets` has errors of its own for a hub that cannot be reached or lacks the data.
             if type(error).__module__.startswith(("datasets.", "huggingface_hub.", "httpx")):
                 raise DataError(
@@ -272,6 +280,22 @@ def _near(name: str, known: Sequence[str]) -> list[str]:
     """A few of lm-eval's thousands of names, for a message."""
     near = difflib.get_close_matches(name, [*known, *PRESETS], n=5)
     return near or ["boolq", "hellaswag", "piqa", "…"]
+
+
+def _check_definitions(folder: Path) -> None:
+    """Look for a file that lm-eval passes over because it cannot be read.
+
+    Raises:
+        DataError: there is one.
+    """
+    loader = library("lm_eval.tasks._yaml_loader")
+    for path in sorted(folder.rglob("*.yaml")):
+        try:
+            loader.load_yaml(path, resolve_func=False)
+        except Exception as error:
+            raise DataError(
+                f"{path} is no task definition that lm-eval can read: {first_line(error)}"
+            ) from error
 
 
 @contextlib.contextmanager

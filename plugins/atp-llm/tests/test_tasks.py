@@ -242,6 +242,8 @@ def test_memory_does_not_grow_from_task_to_task(
 
 
 def test_wrong_requests(model: str, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'zeroshot7'"):
+        atp_core.evaluate(model, tasks=["zeroshot8"])
     with pytest.raises(UnknownNameError, match="Did you mean 'hellaswag'"):
         atp_core.evaluate(model, tasks="helaswag", task_data=str(data))
     with pytest.raises(DataError, match=r"has no boolq\.jsonl"):
@@ -253,6 +255,18 @@ def test_wrong_requests(model: str, data: Path, tmp_path: Path) -> None:
         atp_core.evaluate(model, tasks="boolq", task_data=str(tmp_path))
     with pytest.raises(DataError, match=r"'glue' is no task|no task that lm-eval defines"):
         atp_core.evaluate(model, tasks="glue", task_data=str(data))
+
+
+def test_data_and_definitions_that_cannot_be_used(model: str, tmp_path: Path) -> None:
+    mine, folder = tmp_path / "mine", tmp_path / "data"
+    mine.mkdir()
+    folder.mkdir()
+    (mine / "broken.yaml").write_text("task: [unclosed\n")
+    with pytest.raises(DataError, match=r"broken\.yaml is no task definition"):
+        atp_core.evaluate(model, tasks=["broken"], include_path=mine)
+    (folder / "piqa.jsonl").write_text('{"question": "of another task"}\n')
+    with pytest.raises(DataError, match="'piqa' lack what its prompt is made of: 'goal'"):
+        atp_core.evaluate(model, tasks=["piqa"], task_data=folder)
 
 
 def test_without_lm_eval_the_remedy_is_told(
