@@ -1,18 +1,48 @@
 """Allocations: how the target sparsity S is spread over the blocks of a model.
 
-An allocator sees chains of blocks and their sizes, not architectures. Each lives in a file of
-its own and is offered through `atp_allocators`, exactly as a third party's would be.
+An allocator sees chains of blocks, their weights and what the dense model showed, not
+architectures. Each lives in a file of its own and is offered through `atp_allocators`, exactly as
+a third party's would be.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ..records import Chain, Schedule
+from ..errors import UsageError
+from ..records import Chain, PrunableWeight, Schedule
 
-__all__ = ["AllocationRequest", "Allocator"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["AllocationRequest", "Allocator", "Observed"]
+
+
+class Observed(Protocol):
+    """What the dense model shows on calibration data, measured when first asked for."""
+
+    def norms(self, weight: PrunableWeight) -> torch.Tensor | None:
+        """L2 norm of every input feature of `weight` over all calibration tokens.
+
+        Returns:
+            Shape (in_features,), float32, on the CPU; None for an expert that no token reached.
+        """
+
+    def inputs(self, chain: Chain) -> Sequence[torch.Tensor]:
+        """Some of what enters every block of `chain`: one row a token, or one a sample where
+        blocks see different numbers of tokens.
+
+        Returns:
+            A tensor a block, shape (rows, features), float32, on the CPU, with equal rows.
+        """
+
+    def loss(self) -> float:
+        """The objective of a search, on the search split and with the weights as they stand.
+
+        Lower is better. Positive figures of which lower is better are given as their logarithm.
+        """
 
 
 @dataclass(frozen=True)
@@ -23,11 +53,24 @@ class AllocationRequest:
         chains: the model's chains, blocks in execution order.
         sparsity: chain name → target average sparsity S of its prunable weights.
         options: settings of the allocator by name, e.g. {"beta": 0.01}.
+        observed: what the dense model shows; None where only the architecture is known.
     """
 
     chains: Sequence[Chain]
     sparsity: Mapping[str, float]
     options: Mapping[str, Any] = field(default_factory=dict)
+    observed: Observed | None = None
+
+    @property
+    def shown(self) -> Observed:
+        """What the dense model shows.
+
+        Raises:
+            UsageError: only the architecture is known.
+        """
+        if self.observed is None:
+            raise UsageError("this allocation looks at the dense model on calibration data")
+        return self.observed
 
     @property
     def target(self) -> float:
@@ -38,7 +81,13 @@ class AllocationRequest:
 
 
 class Allocator(Protocol):
-    """A rule that turns a target sparsity into a schedule."""
+    """A rule that turns a target sparsity into a schedule.
+
+    An allocator that looks at more than the sizes of blocks says so in an attribute
+    `needs = frozenset({"weights", "observed"})` (or one of the two): the weights themselves, or
+    what the dense model shows. One with an attribute `takes_beta = True` has the option "beta",
+    which core searches, in the range [0, min(2S, 2(1−S))/(L−1)].
+    """
 
     @property
     def name(self) -> str:
