@@ -13,7 +13,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import evaluate, inspect, load, plan, prune, search
+    from .api import compare, evaluate, inspect, load, plan, prune, search
+    from .compared import CompareResult
     from .recipe import Recipe
     from .records import Schedule
     from .results import EvaluateResult, InspectResult, PlanResult, PruneResult, SearchResult
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CompareResult",
     "EvaluateResult",
     "InspectResult",
     "PlanResult",
@@ -29,6 +31,7 @@ __all__ = [
     "Schedule",
     "SearchResult",
     "__version__",
+    "compare",
     "evaluate",
     "inspect",
     "load",
@@ -38,11 +41,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    **dict.fromkeys(("evaluate", "inspect", "load", "plan", "prune", "search"), "api"),
+    **dict.fromkeys(("compare", "evaluate", "inspect", "load", "plan", "prune", "search"), "api"),
     **dict.fromkeys(
         ("EvaluateResult", "InspectResult", "PlanResult", "PruneResult", "SearchResult"),
         "results",
     ),
+    "CompareResult": "compared",
     "Recipe": "recipe",
     "Schedule": "records",
 }

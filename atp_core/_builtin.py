@@ -35,10 +35,26 @@ def atp_methods() -> Sequence[Offer]:
 
 @hookimpl
 def atp_allocators() -> Sequence[Offer]:
-    """Uniform and ATP."""
+    """Uniform, ATP and its rivals."""
+    folder = "atp_core.allocation"
     return [
-        Offer("atp", "atp_core.allocation.atp:ATP", "arithmetic progression over depth"),
-        Offer("uniform", "atp_core.allocation.uniform:Uniform", "the same rate for every block"),
+        Offer("alphapruning", f"{folder}.alphapruning:AlphaPruning", "spectra of the weights"),
+        Offer("als", f"{folder}.als:ALS", "redundancy between the inputs of blocks, ±0.2"),
+        Offer("atp", f"{folder}.atp:ATP", "arithmetic progression over depth"),
+        Offer("bayes-gp", f"{folder}.bayesian:GaussianProcess", "Bayesian search (Optuna's GP)"),
+        Offer("bayes-tpe", f"{folder}.bayesian:ParzenEstimator", "Bayesian search (Optuna's TPE)"),
+        Offer("dlp", f"{folder}.dlp:DLP", "mean Wanda scores of the blocks"),
+        Offer("dsa", f"{folder}.dsa:DSA", "variance of the logarithms of Wanda scores"),
+        Offer("ecoflap", f"{folder}.ecoflap:ECoFLaP", "zeroth-order gradients of the loss"),
+        Offer("er", f"{folder}.er:ER", "density by the widths of a matrix"),
+        Offer("er-plus", f"{folder}.er:ERPlus", "ERK with the last weight dense"),
+        Offer("erk", f"{folder}.er:ERK", "density by widths and kernel sizes"),
+        Offer("global", f"{folder}.global_magnitude:Global", "one threshold for all weights"),
+        Offer("lamp", f"{folder}.lamp:LAMP", "one threshold for layer-adaptive scores"),
+        Offer("losa", f"{folder}.losa:LoSA", "similarity between the inputs of blocks, mild"),
+        Offer("owl", f"{folder}.owl:OWL", "share of outliers among Wanda scores"),
+        Offer("power", f"{folder}.power:Power", "rises with a power of depth; ATP is power 1"),
+        Offer("uniform", f"{folder}.uniform:Uniform", "the same rate for every block"),
     ]
 
 

@@ -9,6 +9,7 @@ COMMANDS = {
     "prune": "Prune a model and write it.",
     "search": "Find the schedule only.",
     "eval": "Measure a model.",
+    "compare": "Compare allocations on one model.",
     "report": "Make one page about pruned models.",
     "inspect": "Show chains, blocks and zeros.",
     "plugins": "Show, check and write plugins.",

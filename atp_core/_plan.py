@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from ._session import Session
 from ._workflow import check_settings, given_schedule, trial_samples
+from .allocation import SearchingAllocator
 from .allocation.betas import beta_text
+from .allocation.uniform import Uniform
 from .records import Chain, LoadedModel
 from .results import PlanResult
 from .trials.beta import Adaptive, Grid
@@ -34,8 +36,14 @@ def make_plan(session: Session) -> PlanResult:
     trials: list[float] = []
     most = 0
     schedules = {}
+    notes: list[str] = []
     if recipe.schedule is not None:
         schedules["given"] = given_schedule(session, chains)
+    elif getattr(allocator, "needs", None):
+        notes.append(f"{allocator.name} looks at the weights, so its rates are not known yet")
+    elif hasattr(allocator, "search"):
+        schedules["uniform"] = session.allocate(Uniform(), chains)
+        most = cast(SearchingAllocator, allocator).trials(session.request(allocator, chains))
     elif not getattr(allocator, "takes_beta", False):
         schedules[allocator.name] = session.allocate(allocator, chains)
     elif not isinstance(recipe.beta, str):
@@ -72,6 +80,7 @@ def make_plan(session: Session) -> PlanResult:
         samples=samples if method.calibrated else 0,
         seqlen=seqlen,
         memory_bytes=_memory(loaded, chains, samples if method.calibrated else 0, seqlen),
+        notes=notes,
         seconds=_seconds(loaded, chains, most, samples, trial, searched, seqlen, method.calibrated),
     )
 

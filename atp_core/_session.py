@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ._observed import ModelObserved
 from ._plugins import Plugins, build_manager
 from .allocation import AllocationRequest, Allocator
 from .allocation.budget import beta_max
@@ -76,6 +77,7 @@ class Session:
         self._chains: Sequence[Chain] | None = None
         self._calibration: Calibration | None = None
         self._snapshot: Snapshot | None = None
+        self._observed: ModelObserved | None = None
         self._examples: dict[Split, frozenset[str]] = {}
         self._seen: set[Split] = set()
 
@@ -89,7 +91,19 @@ class Session:
         other = Session(recipe, self.source, progress=self.progress, plugins=self.plugins)
         other._loaded, other._snapshot = self.loaded, self.snapshot
         other._chains = other.locate(self.loaded)
+        other.learn(self)
         return other
+
+    def learn(self, other: Session) -> None:
+        """Take over what another session on the same model has read and seen, if it suits."""
+        if other.data != self.data:
+            return
+        self._calibration = self._calibration or other._calibration
+        self._examples.update(other._examples)
+        self._seen |= other._seen
+        same = [chain.name for chain in self.chains] == [chain.name for chain in other.chains]
+        if self._observed is None and other._observed is not None and same:
+            self._observed = other._observed.shared(self)
 
     @property
     def plugin(self) -> str:
@@ -207,8 +221,31 @@ class Session:
         return min(self.beta_limits(chains).values(), default=0.0)
 
     def allocate(self, allocator: Allocator, chains: Sequence[Chain], **options: Any) -> Schedule:
-        """The schedule `allocator` makes for the recipe's sparsity."""
-        return allocator.allocate(AllocationRequest(chains, self.targets(chains), options))
+        """The schedule `allocator` makes for the recipe's sparsity.
+
+        Raises:
+            UsageError: it looks at weights or activations, and none are loaded.
+        """
+        return allocator.allocate(self.request(allocator, chains, **options))
+
+    def request(
+        self, allocator: Allocator, chains: Sequence[Chain], **options: Any
+    ) -> AllocationRequest:
+        """What `allocator` decides on: the dense model, and the recipe's options for it."""
+        needs: frozenset[str] = getattr(allocator, "needs", frozenset())
+        if allocator.name == self.recipe.allocation:
+            options = {**self.recipe.allocation_options, **options}
+        observed = None
+        if needs:
+            if self._chains is None or chains is not self._chains:
+                raise UsageError(
+                    f"the {allocator.name} allocation looks at the weights, and none are loaded"
+                )
+            self.restore()
+            observed = self._observed = self._observed or ModelObserved(self)
+            if "loss" in needs:
+                observed.prepare()
+        return AllocationRequest(chains, self.targets(chains), options, observed)
 
     # --- data --------------------------------------------------------------------------------
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 
 from ._session import Session
 from ._tasks import Found, add_tasks, evaluated
-from .allocation import Allocator
+from .allocation import Allocator, SearchingAllocator
 from .allocation.betas import beta_text, by_chain, shortest
 from .allocation.budget import weighted_mean
 from .allocation.file import from_file
+from .allocation.uniform import Uniform
 from .engine.pruning import PruneReport
 from .errors import UsageError
 from .evaluation.comparison import Comparison
@@ -69,6 +71,10 @@ def check_settings(session: Session, allocator: Allocator) -> None:
                 f"the {allocator.name} allocation has no β; drop --beta and its like, or use "
                 "--allocation atp"
             )
+    if recipe.allocation_options and recipe.schedule is not None:
+        raise UsageError("a schedule has its rates already; drop --allocation-options")
+    if "beta" in recipe.allocation_options:
+        raise UsageError("β has an option of its own: --beta, not --allocation-options beta=…")
     if recipe.beta_per_chain and not isinstance(recipe.beta, str):
         raise UsageError(
             "--beta-per-chain is for a β that is searched or measured; to give one for each "
@@ -96,6 +102,21 @@ def given_schedule(session: Session, chains: Sequence[Chain]) -> Schedule:
             f"{target:.4g}; give --sparsity {mean:.4g}"
         )
     return schedule
+
+
+def _best_beta(trials: Sequence[Trial], higher_is_better: bool) -> Beta:
+    beta = best(trials, higher_is_better).beta
+    assert beta is not None, "these are trials of a β"
+    return beta
+
+
+def _loss(objective: float, higher_is_better: bool) -> float:
+    """An objective as `Observed.loss` gives it; infinite where it is no number."""
+    if not math.isfinite(objective):
+        return math.inf
+    if higher_is_better:
+        return -objective
+    return math.log(objective) if objective > 0 else objective
 
 
 def _halved(beta: float, limit: float) -> float:
@@ -158,7 +179,9 @@ class Pruning:
         trials: list[Trial] = []
         auto: dict[str, Any] | None = None
         limit = session.beta_limit(session.chains)
-        if not self.takes_beta:
+        if self._recipe.schedule is None and hasattr(self._allocator, "search"):
+            schedule, trials = self._explore()
+        elif not self.takes_beta:
             schedule = self.schedule()
         else:
             wanted = self._recipe.beta
@@ -192,12 +215,48 @@ class Pruning:
             beta_auto=auto,
         )
 
+    def uniform(self) -> Schedule:
+        """The same rate for every block."""
+        return self._session.allocate(Uniform(), self._session.chains)
+
+    def _explore(self) -> tuple[Schedule, list[Trial]]:
+        """What an allocation finds by trials of its own, and the trials.
+
+        Uniform sparsity is the first of them, and is judged again beside what was found.
+        """
+        session = self._session
+        allocator = cast(SearchingAllocator, self._allocator)
+        uniform = self.uniform()
+        trials = [self._judge_schedule(uniform, None, "search", "uniform")]
+        higher = self._known().higher_is_better
+        request = session.request(allocator, session.chains)
+        count = allocator.trials(request)
+        with session.progress.task(f"{allocator.name}: {count} trials", count) as advance:
+
+            def judge(schedule: Schedule) -> float:
+                what = f"trial {len(trials)}"
+                trial = self._judge_schedule(schedule, None, "search", what)
+                trials.append(trial)
+                advance(f"best {best(trials, higher).objective:.4g}")
+                return _loss(trial.objective, higher)
+
+            found = allocator.search(request, judge)
+        finals = {
+            one.digest: (one, self._judge_schedule(one, None, "final", what))
+            for one, what in ((uniform, "uniform"), (found, allocator.name))
+        }
+        winner = best([trial for _, trial in finals.values()], higher)
+        trials += [trial for _, trial in finals.values()]
+        # Where uniform wins, the schedule still says what was asked for.
+        taken = replace(finals[winner.schedule][0], allocation=allocator.name)
+        return taken, trials
+
     def _search(self, limit: float) -> tuple[list[Beta], list[Trial]]:
         """What was found, one β for all chains and then one for each, and the trials."""
         self._judge(0.0)  # tells the direction; the search finds it in the journal
         higher = self._known().higher_is_better
         trials = self._try(self._judge, limit)
-        joint = best(trials, higher).beta
+        joint = _best_beta(trials, higher)
         limits = self._session.beta_limits(self._session.chains)
         if not self._recipe.beta_per_chain or len(limits) < 2:
             return [joint], trials
@@ -205,7 +264,7 @@ class Pruning:
         betas = by_chain(joint, [chain.name for chain in self._session.chains])
         for name in (chain.name for chain in chains if chain.name in limits):
             varied = self._vary(name, betas, limits[name])
-            betas = by_chain(best(varied, higher).beta, list(betas))
+            betas = by_chain(_best_beta(varied, higher), list(betas))
             trials += varied
         return [joint, shortest(betas)], trials
 
@@ -282,17 +341,22 @@ class Pruning:
         return trial_samples(self._session.calibration.samples, self._recipe.trial_samples)
 
     def _judge(self, beta: Beta, stage: str = "search") -> Trial:
+        what = "uniform" if beta == 0.0 else f"β = {beta_text(beta)}"
+        return self._judge_schedule(self.schedule(beta), beta, stage, what)
+
+    def _judge_schedule(
+        self, schedule: Schedule, beta: Beta | None, stage: str, what: str
+    ) -> Trial:
+        """Prune to a schedule and measure the objective, unless the journal has it."""
         samples = self._trial_samples()
         if stage == "final" and samples is not None:
             samples = self._session.calibration.samples
-        schedule = self.schedule(beta)
         key = f"trial/{samples}/{schedule.digest}"
         if (known := self._journal.get(key)) is not None:
             self._direction = _Direction(**known["direction"])
             return Trial(**{**known["trial"], "beta": beta, "stage": stage})
         started = time.perf_counter()
         self._prepare()
-        what = "uniform" if beta == 0.0 else f"β = {beta_text(beta)}"
         self.prune(schedule, f"{stage}: {what}", samples)
         metric = self._measure()
         self._direction = _Direction(metric.name, metric.higher_is_better)
@@ -338,7 +402,10 @@ class Pruning:
         """Prune the dense model to `schedule`, unless it stands so already."""
         if self._method.calibrated and samples is None:
             samples = self._session.calibration.samples
-        if self._current is not None and self._current[:2] == (schedule.digest, samples):
+        known = self._current is not None and self._current[:2] == (schedule.digest, samples)
+        # Whoever looked at the dense model meanwhile has restored it.
+        if known and self._session.snapshot.stale:
+            assert self._current is not None
             return self._current[2]
         self._current = None
         report = self._session.prune(schedule, self._method, title, samples)

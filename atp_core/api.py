@@ -8,20 +8,34 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ._compare import Comparing, contenders
 from ._measure import Measuring, measure
 from ._plan import make_plan
 from ._plugins import Plugins
 from ._session import Session
 from ._workflow import Pruning, identity
 from ._write import prepare_output, write_output, write_search
+from ._write_comparison import write_comparison
 from ._write_evaluation import check_evaluation_target, write_evaluation
+from .compared import CompareResult
+from .errors import UsageError
 from .progress import Progress
 from .recipe import Recipe
 from .records import Beta, LoadedModel, Metric, Source
 from .results import EvaluateResult, InspectResult, PlanResult, PruneResult, SearchResult
 from .trials.journal import journal_beside
 
-__all__ = ["evaluate", "inspect", "load", "plan", "prune", "run_prune", "run_search", "search"]
+__all__ = [
+    "compare",
+    "evaluate",
+    "inspect",
+    "load",
+    "plan",
+    "prune",
+    "run_prune",
+    "run_search",
+    "search",
+]
 
 
 def prune(
@@ -131,6 +145,61 @@ def evaluate(
     return result
 
 
+def compare(
+    model_or_source: Any,
+    *,
+    allocations: Sequence[str] = ("all",),
+    sparsities: Sequence[float],
+    methods: Sequence[str] = ("wanda",),
+    processor: Any = None,
+    output: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> CompareResult:
+    """Prune one model with several allocations, and measure each on the report split.
+
+    The model and the calibration data are read once. Nothing is chosen on the report split. A
+    model in memory is left as it was.
+
+    Args:
+        model_or_source: a source as on the command line, or a model in memory.
+        allocations: names; ``name:option=value`` with settings of the allocation; "all" for every
+            one that needs no search of its own (not "bayes-tpe" and its like); the path of a
+            schedule file. Uniform sparsity is always the first.
+        sparsities: the target sparsities S.
+        methods: the pruning methods.
+        processor: tokenizer or image processor of a model in memory.
+        output: directory to write ``compare.json``, every schedule and figures to.
+        resume: take up the interrupted comparison that was writing `output`.
+        overwrite: replace an output of ours, and start over where a comparison was interrupted.
+        progress: where long steps are shown.
+        **settings: fields of `atp_core.Recipe` that all have in common: beta, calibration…
+
+    Raises:
+        AtpError: anything that is wrong with the request, the model or the data. An allocation
+            that does not suit the model is recorded in its cell instead.
+    """
+    if not sparsities or not methods:
+        raise UsageError("name at least one sparsity and one method to compare at")
+    source = _source(model_or_source, processor)
+    target = None if output is None else Path(output)
+    if target is not None:
+        prepare_output(target, overwrite=overwrite)
+    fields = {**settings, "sparsity": sparsities[0], "method": methods[0]}
+    session = Session(_recipe(source, fields, output), source, progress=progress)
+    entrants = contenders(allocations, list(session.plugins.offers("allocators")))
+    asked = Comparing(session, entrants, sparsities, methods)
+    with journal_beside(
+        target, "comparison.jsonl", asked.identity, resume=resume, overwrite=overwrite
+    ) as journal:
+        result = asked.run(journal)
+        if target is not None:
+            write_comparison(session, result, target, overwrite=overwrite)
+    return result
+
+
 def inspect(
     model_or_source: Any, *, processor: Any = None, weights: bool = True, **settings: Any
 ) -> InspectResult:
@@ -198,6 +267,9 @@ def run_prune(
                 metrics["uniform"] = pruning.report_metrics("uniform", pruning.schedule(0.0))
 
         found = pruning.search(confirmed)
+        rival = recipe.schedule is None and recipe.allocation != "uniform"
+        if recipe.baseline and rival and not pruning.takes_beta:
+            metrics["uniform"] = pruning.report_metrics("uniform", pruning.uniform())
         metrics["pruned"] = pruning.report_metrics("pruned", found.schedule)
         report = pruning.prune(found.schedule, "pruning")
         result = PruneResult(

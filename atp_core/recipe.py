@@ -102,6 +102,8 @@ class Recipe(BaseModel):
     """How weights inside a block are chosen."""
     allocation: _Name = "atp"
     """How S is spread over blocks."""
+    allocation_options: dict[_Name, bool | int | float | str] = Field(default_factory=dict)
+    """Settings of the allocation by name, e.g. {lambda: 0.1}; each has defaults."""
     beta: (
         Literal["search", "auto"]
         | _Number
@@ -285,12 +287,17 @@ class Recipe(BaseModel):
             if isinstance(value, bool):
                 words.append(option if value else option.replace("--", "--no-", 1))
             elif isinstance(value, dict):
-                words += [option, ",".join(f"{key}={rate!r}" for key, rate in value.items())]
+                words += [option, ",".join(f"{key}={_shown(one)}" for key, one in value.items())]
             elif isinstance(value, list):
                 words += [option, ",".join(value)]
             else:
                 words += [option, str(value)]
         return words
+
+
+def _shown(value: bool | float | str) -> str:
+    """A value in a list of name=value, as it is read again."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def without_folders(text: str) -> str:

@@ -191,6 +191,7 @@ class PlanResult:
         beta_limit: largest legal β.
         memory_bytes: estimate of the peak resident size.
         seconds: estimate of the wall time on this machine, or None without data to go by.
+        notes: what a user must know of the plan.
     """
 
     source: str
@@ -206,6 +207,7 @@ class PlanResult:
     seqlen: int | None
     memory_bytes: int
     seconds: float | None
+    notes: Sequence[str] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON-ready data."""
@@ -234,6 +236,7 @@ class PlanResult:
             "seqlen": self.seqlen,
             "memory_bytes": self.memory_bytes,
             "seconds": self.seconds,
+            "notes": list(self.notes),
         }
 
 

@@ -7,7 +7,7 @@ a third party's would be.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,7 +17,7 @@ from ..records import Chain, PrunableWeight, Schedule
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["AllocationRequest", "Allocator", "Observed"]
+__all__ = ["AllocationRequest", "Allocator", "Observed", "SearchingAllocator"]
 
 
 class Observed(Protocol):
@@ -84,8 +84,8 @@ class Allocator(Protocol):
     """A rule that turns a target sparsity into a schedule.
 
     An allocator that looks at more than the sizes of blocks says so in an attribute
-    `needs = frozenset({"weights", "observed"})` (or one of the two): the weights themselves, or
-    what the dense model shows. One with an attribute `takes_beta = True` has the option "beta",
+    `needs`, a set of "weights" (the weights themselves), "observed" (what the dense model shows)
+    and "loss" (`Observed.loss`). One with an attribute `takes_beta = True` has the option "beta",
     which core searches, in the range [0, min(2S, 2(1−S))/(L−1)].
     """
 
@@ -99,3 +99,30 @@ class Allocator(Protocol):
         Raises:
             UsageError: an option is missing or outside its range; the message says the range.
         """
+
+
+class SearchingAllocator(Allocator, Protocol):
+    """An allocation found by trials; `allocate` gives the schedule its search starts from."""
+
+    def search(
+        self, request: AllocationRequest, judge: Callable[[Schedule], float]
+    ) -> Schedule:
+        """Try schedules, each of which meets the budget.
+
+        Deterministic: the same figures lead to the same schedules, so that a search that is
+        resumed, whose first trials are answered from a journal, goes on as an unbroken one.
+
+        Args:
+            request: as in `allocate`.
+            judge: prunes to a schedule and measures the objective on the search split, as
+                `Observed.loss` gives it: lower is better, infinite if it is no number.
+
+        Returns:
+            The best schedule that was tried.
+
+        Raises:
+            UsageError: an option is missing or outside its range; the message says the range.
+        """
+
+    def trials(self, request: AllocationRequest) -> int:
+        """How many schedules `search` will try."""

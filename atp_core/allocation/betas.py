@@ -43,13 +43,17 @@ def shortest(betas: Mapping[str, float]) -> Beta:
     return values.pop() if len(values) == 1 else dict(betas)
 
 
-def steepness(beta: Beta) -> float:
-    """How far from uniform: β, or the sum over chains where they differ."""
+def steepness(beta: Beta | None) -> float:
+    """How far from uniform: β, or the sum over chains where they differ; 0 without one."""
+    if beta is None:
+        return 0.0
     return sum(beta.values()) if isinstance(beta, Mapping) else beta
 
 
-def beta_text(beta: Beta, digits: int = 4) -> str:
-    """β for people, e.g. ``0.0056`` or ``vision 0.004, text 0.006``."""
+def beta_text(beta: Beta | None, digits: int = 4) -> str:
+    """β for people, e.g. ``0.0056`` or ``vision 0.004, text 0.006``; a dash without one."""
+    if beta is None:
+        return "–"
     if isinstance(beta, Mapping):
         return ", ".join(f"{chain} {value:.{digits}g}" for chain, value in beta.items())
     return f"{beta:.{digits}g}"

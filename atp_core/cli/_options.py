@@ -48,6 +48,36 @@ class SparsityParam(click.ParamType[Any]):
             self.fail(f"{value!r} is neither a rate such as 0.7 nor chain=rate,…", param, ctx)
 
 
+class SettingsParam(click.ParamType[Any]):
+    """``name=value,name=value``."""
+
+    name = "name=value"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Parse ``estimator=mid,epsilon=0.2``."""
+        if not isinstance(value, str):
+            return value
+        settings: dict[str, Any] = {}
+        for pair in value.split(","):
+            name, equals, text = (part.strip() for part in pair.partition("="))
+            if not (name and equals and text):
+                self.fail(f"{pair!r} is not of the form name=value", param, ctx)
+            settings[name] = _value(text)
+        return settings
+
+
+def _value(text: str) -> bool | int | float | str:
+    """A number, true or false, or else the text itself."""
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
 class BetaParam(click.ParamType[Any]):
     """ "search", "auto", a number, or ``chain=number,chain=number``."""
 
@@ -91,7 +121,13 @@ schedule_options = _apply(
         click.option(
             "--allocation",
             metavar="NAME",
-            help="How S is spread over blocks: atp (default), uniform, or a plugin's.",
+            help="How S is spread over blocks: atp (default), uniform, a rival (owl, "
+            "alphapruning, dlp, …: see docs/allocation.md), or a plugin's.",
+        ),
+        click.option(
+            "--allocation-options",
+            type=SettingsParam(),
+            help="Settings of the allocation, e.g. lambda=0.1; each has defaults.",
         ),
         click.option(
             "--beta",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ..errors import UsageError
+from ..records import Chain
 
 __all__ = ["Placement", "resolve_device"]
 
@@ -50,6 +51,18 @@ class Placement:
         self.home = home or torch.device("cpu")
         self.device = device
         self.moves = device is not None and device != self.home
+
+    @classmethod
+    def of(cls, chains: Sequence[Chain], device: torch.device | None) -> Placement:
+        """Placement of a located model; one on several devices already is where it should be."""
+        homes = {
+            weight.tensor.device
+            for chain in chains
+            for block in chain.blocks
+            for weight in block.weights
+        }
+        home = homes.pop() if len(homes) == 1 else None
+        return cls(device if home is not None else None, home)
 
     @contextmanager
     def on_device(self, module: nn.Module) -> Iterator[None]:

@@ -102,9 +102,7 @@ def prune_model(
     total = sum(len(chain.blocks) for chain in chains)
     reports: list[BlockReport] = []
     notes: list[str] = []
-    # The home of a model on several devices is where its blocks already are: nothing moves.
-    home = _home(chains)
-    placement = Placement(options.device if home is not None else None, home)
+    placement = Placement.of(chains, options.device)
     with (
         torch.inference_mode(),
         options.progress.task(options.title, total) as advance,
@@ -191,9 +189,3 @@ def _prune_weight(
 
 def _walk(chains: Sequence[Chain]) -> list[tuple[Chain, Block]]:
     return [(chain, block) for chain in chains for block in chain.blocks]
-
-
-def _home(chains: Sequence[Chain]) -> torch.device | None:
-    """The one device all prunable weights are on, or None if there are several."""
-    devices = {weight.tensor.device for _, block in _walk(chains) for weight in block.weights}
-    return devices.pop() if len(devices) == 1 else None

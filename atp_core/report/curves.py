@@ -37,6 +37,8 @@ def beta_curves(trials: Sequence[Mapping[str, Any]], beta: Beta | None) -> dict[
     curves = {"": Curve(None if isinstance(beta, Mapping) else beta)}
     for trial in trials:
         tried = trial["beta"]
+        if tried is None:
+            continue
         if not isinstance(tried, Mapping):
             curves[""].trials.append(dict(trial))
             continue

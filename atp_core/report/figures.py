@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Target", "errors_figure", "objective_figure", "rates_figure"]
+__all__ = ["COLOURS", "T", "Target", "drawing", "errors_figure", "objective_figure", "rates_figure"]
 
 Target: TypeAlias = Path | StringIO
 """Where a figure goes: a file, whose suffix (".png", ".svg") settles the format, or a text, which
@@ -29,7 +29,7 @@ gets SVG of the width of a column and without a background."""
 T = TypeVar("T", Path, StringIO)
 
 # Okabe and Ito's palette, in an order whose neighbours differ in lightness too.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _DASHES = ("-", "--", "-.", ":")
 _STYLE: dict[Any, Any] = {
@@ -72,7 +72,7 @@ def rates_figure(schedules: Mapping[str, Schedule], target: T) -> T:
     columns = min(len(chains), _COLUMNS)
     rows = math.ceil(len(chains) / _COLUMNS)
     size = (6.4 if columns == 1 else 9.6, 0.9 + 3.2 * rows)
-    with _drawing(target, size) as figure:
+    with drawing(target, size) as figure:
         panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
         for spare in panels[len(chains) :]:
             spare.remove()
@@ -98,7 +98,7 @@ def _draw_rates(
             range(1, len(rates) + 1),
             rates,
             label=_shown(label),
-            color=_COLOURS[i % len(_COLOURS)],
+            color=COLOURS[i % len(COLOURS)],
             linestyle=_DASHES[i % len(_DASHES)],
             # Many markers would run into a band.
             marker=_MARKERS[i % len(_MARKERS)],
@@ -161,7 +161,7 @@ def objective_figure(
             samples[stage] = int(trial.get("samples") or 0)
     from matplotlib.ticker import MaxNLocator
 
-    with _drawing(target, (6.4, 4.8)) as figure:
+    with drawing(target, (6.4, 4.8)) as figure:
         panel = figure.subplots()
         # The final stage, on all calibration data, is the one that decided.
         decisive = stages.get("final") or stages.get("search") or {}
@@ -199,7 +199,7 @@ def errors_figure(blocks: Sequence[tuple[float, float]], target: T) -> T:
         What was written to.
     """
     labels = ("with the inputs it gets", "with dense inputs")
-    with _drawing(target, (6.4, 4.4)) as figure:
+    with drawing(target, (6.4, 4.4)) as figure:
         panel = figure.subplots()
         for i, errors in enumerate(zip(*blocks, strict=True)):
             # A logarithm has no place for an error of 0.
@@ -208,7 +208,7 @@ def errors_figure(blocks: Sequence[tuple[float, float]], target: T) -> T:
                 [k for k, _ in points],
                 [e for _, e in points],
                 label=labels[i],
-                color=_COLOURS[i],
+                color=COLOURS[i],
                 linestyle=_DASHES[i],
                 marker=_MARKERS[i],
                 markevery=max(1, len(points) // 12),
@@ -234,7 +234,7 @@ def _draw_stage(
         linestyle="-" if stage != "final" or (alone and len(points) > 2) else "none",
         marker=_MARKERS[i % len(_MARKERS)],
         markersize=7,
-        color=_COLOURS[i % len(_COLOURS)],
+        color=COLOURS[i % len(COLOURS)],
         label=label,
         zorder=3 + i,
     )
@@ -298,7 +298,7 @@ def _shown(label: str) -> str:
 
 
 @contextmanager
-def _drawing(target: Target, size: tuple[float, float]) -> Iterator[Figure]:
+def drawing(target: Target, size: tuple[float, float]) -> Iterator[Figure]:
     """A figure that is written to `target`, without touching what the caller does with pyplot."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg

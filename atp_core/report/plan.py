@@ -42,8 +42,12 @@ def print_plan(plan: PlanResult, console: Console) -> None:
             f"at most {plan.most_trials} trials",
             highlight=False,
         )
+    elif plan.most_trials:
+        console.print(f"search: {plan.most_trials} trials", highlight=False)
     elif plan.beta_limit:
         console.print(f"legal range of β: 0 to {plan.beta_limit:.4g}", highlight=False)
+    for note in plan.notes:
+        console.print(f"note: {note}", style="yellow", highlight=False)
     data = "none needed" if not plan.samples else f"{plan.samples} samples"
     if plan.samples and plan.seqlen:
         data += f" of {plan.seqlen} tokens"

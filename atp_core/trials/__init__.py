@@ -21,10 +21,10 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class Trial:
-    """One judged β.
+    """One judged schedule.
 
     Attributes:
-        beta: the common difference; by chain where they differ.
+        beta: the common difference, by chain where they differ; None where a schedule has none.
         objective: the metric's value on the search split.
         seconds: wall time of pruning and judging.
         stage: "search" for trials on the calibration subset, "search CHAIN" where only the β of
@@ -34,7 +34,7 @@ class Trial:
         peak_memory_bytes: peak resident size of the process so far.
     """
 
-    beta: Beta
+    beta: Beta | None
     objective: float
     seconds: float
     stage: str

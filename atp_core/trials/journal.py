@@ -74,6 +74,10 @@ class Journal:
         if self._path is not None:
             self._append({"key": key, "result": dict(result)})
 
+    def within(self, prefix: str) -> Journal:
+        """The part of this journal whose keys begin with `prefix`, without it."""
+        return _Part(self, prefix)
+
     def __len__(self) -> int:
         return len(self._results)
 
@@ -108,6 +112,26 @@ class Journal:
         os.truncate(self._path, good)
         for entry in entries[1:]:
             self._results[entry["key"]] = entry["result"]
+
+
+class _Part(Journal):
+    """Results of one of several runs that share a journal."""
+
+    def __init__(self, whole: Journal, prefix: str) -> None:
+        super().__init__(None, {})
+        self._whole, self._prefix = whole, prefix
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The result written under `key`, or None."""
+        return self._whole.get(self._prefix + key)
+
+    def has(self, prefix: str) -> bool:
+        """Whether any key of this part begins with `prefix`."""
+        return self._whole.has(self._prefix + prefix)
+
+    def put(self, key: str, result: Mapping[str, Any]) -> None:
+        """Write a result down; it is on disk when this returns."""
+        self._whole.put(self._prefix + key, result)
 
 
 @contextlib.contextmanager

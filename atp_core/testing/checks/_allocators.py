@@ -33,7 +33,30 @@ class AllocatorSubject(OfferSubject):
             limits = [beta_max(target, len(c.blocks)) for c in chains if len(c.blocks) > 1]
             options["beta"] = min(limits, default=0.0) / 2
         sparsity = {chain.name: target for chain in chains}
-        return allocator.allocate(AllocationRequest(chains, sparsity, options))
+        return allocator.allocate(AllocationRequest(chains, sparsity, options, _Shown(chains)))
+
+
+class _Shown:
+    """An `atp_core.allocation.Observed` of the chains below, made of their weights."""
+
+    def __init__(self, chains: Sequence[Chain]) -> None:
+        self._chains = chains
+
+    def norms(self, weight: PrunableWeight) -> torch.Tensor:
+        """Norms that differ from feature to feature; the first feature is dead."""
+        return torch.arange(weight.shape[1], dtype=torch.float32)
+
+    def inputs(self, chain: Chain) -> Sequence[torch.Tensor]:
+        """Random rows, each block's a little further from the first's."""
+        generator = torch.Generator().manual_seed(len(chain.blocks))
+        rows = torch.randn(16, 8, generator=generator)
+        steps = (torch.randn(16, 8, generator=generator) for _ in chain.blocks)
+        return [rows + i * step for i, step in enumerate(steps)]
+
+    def loss(self) -> float:
+        """The mean square of all weights."""
+        matrices = [w.matrix() for c in self._chains for b in c.blocks for w in b.weights]
+        return sum(float(m.square().mean()) for m in matrices)
 
 
 def _chain(name: str, widths: Sequence[int], fill: float | None = None) -> Chain:

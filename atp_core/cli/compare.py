@@ -1,0 +1,108 @@
+"""``atp compare``: allocations side by side on one model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+from ..errors import UsageError
+from ._console import emit_json, stdout
+from ._options import BetaParam, data_options, load_options, task_options
+
+__all__ = ["command"]
+
+
+@click.command("compare", short_help="Compare allocations on one model.")
+@click.argument("source")
+@click.option(
+    "--allocations",
+    metavar="A,B",
+    default="all",
+    help="Allocations, e.g. uniform,atp,owl:lambda=0.1,FILE.json; all (default) is every one that "
+    "needs no search of its own, to which bayes-tpe or bayes-gp can be added: all,bayes-tpe.",
+)
+@click.option(
+    "-s", "--sparsity", metavar="S,S", required=True, help="Target sparsities, e.g. 0.5,0.6,0.7."
+)
+@click.option(
+    "--methods", metavar="A,B", default="wanda", help="Pruning methods (default wanda)."
+)
+@click.option("--beta", type=BetaParam(), help="β of ATP: search (default), auto or a number.")
+@click.option("--chains", metavar="A,B", help="Prune these chains only.")
+@click.option(
+    "--objective", metavar="NAME", help="What searches optimize; default is the plugin's first."
+)
+@click.option(
+    "--trial-samples",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Calibration samples of a search trial (default a quarter of --samples, at least 8).",
+)
+@data_options
+@task_options
+@load_options
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Directory to write.",
+)
+@click.option("--resume", is_flag=True, help="Continue the interrupted run that was writing -o.")
+@click.option(
+    "--overwrite", is_flag=True, help="Replace an earlier output in -o, or an interrupted run."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def command(
+    source: str,
+    allocations: str,
+    sparsity: str,
+    methods: str,
+    output: Path | None,
+    resume: bool,
+    overwrite: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Prune SOURCE with several allocations, and measure each on the report split.
+
+    The model and the calibration data are read once. -o gets compare.json, every schedule (for
+    `atp prune --schedule`) and figures.
+    """
+    sparsities = _numbers(sparsity)
+    from ..api import compare
+    from ..report.quality import print_compared
+    from ._progress import bars
+
+    settings = {key: value for key, value in options.items() if value is not None}
+    if "chains" in settings:
+        settings["chains"] = _names(settings["chains"])
+    with bars() as progress:
+        result = compare(
+            source,
+            allocations=_names(allocations),
+            sparsities=sparsities,
+            methods=_names(methods),
+            output=output,
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress,
+            **settings,
+        )
+    if as_json:
+        emit_json(result.to_json())
+    else:
+        print_compared(result, stdout())
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in _names(text)]
+    except ValueError:
+        raise UsageError(f"--sparsity {text!r} is not of the form 0.5,0.6,0.7") from None
