@@ -102,7 +102,7 @@ class Recipe(BaseModel):
     """How weights inside a block are chosen."""
     allocation: _Name = "atp"
     """How S is spread over blocks."""
-    allocation_options: dict[_Name, bool | int | float | str] = Field(default_factory=dict)
+    allocation_options: dict[_Name, bool | int | float | str] = {}
     """Settings of the allocation by name, e.g. {lambda: 0.1}; each has defaults."""
     beta: (
         Literal["search", "auto"]

@@ -13,7 +13,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +182,10 @@ def _takes(setting: dict[str, Any]) -> list[str]:
         return [f"`{value}`" for value in setting["enum"]]
     kind = setting.get("type")
     if kind == "object":
-        return [f"{_takes(setting['additionalProperties'])[0]} for each chain"]
+        values = _takes(setting["additionalProperties"])
+        if len(values) > 1:
+            return ["values by name"]
+        return [f"{values[0]} for each chain"]
     if kind == "array":
         return ["list of names"]
     if kind == "boolean":
@@ -315,6 +318,8 @@ def results_page() -> str:
         "bench": _bench_tables,
         "modalities": _modality_tables,
         "modality_commands": _modality_commands,
+        "allocations": _allocations_tables,
+        "allocations_commands": _allocations_commands,
         "zero_shot": _zero_shot_table,
         "zero_shot_differences": _zero_shot_differences,
         "zero_shot_commands": _zero_shot_commands,
@@ -400,6 +405,68 @@ def _modality_commands() -> str:
     return "\n".join(
         next(iter(model["cells"].values()))["command"] for model in _modalities().values()
     )
+
+
+def _allocations() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / "allocations.json").read_text("utf-8"))
+    return found
+
+
+def _allocations_tables() -> str:
+    """A table a model: the first metric of every allocation, a column a sparsity."""
+    parts = []
+    for name, found in _allocations().items():
+        cells = found["cells"]
+        metric = next(iter(found["dense"]))
+        dense = found["dense"][metric]
+        better = max if dense["higher_is_better"] else min
+        sparsities = list(dict.fromkeys(cell["sparsity"] for cell in cells))
+        best = {
+            s: better(
+                (c["metrics"][metric]["value"], c["allocation"])
+                for c in cells
+                if c["sparsity"] == s and metric in c["metrics"]
+            )[1]
+            for s in sparsities
+        }
+        rows = [
+            f"**{name}**, {metric} ({'higher' if better is max else 'lower'} is better); dense "
+            f"{_figure(dense)}",
+            "",
+            f"| allocation | {' | '.join(f'S = {s:g}' for s in sparsities)} | trials | search |",
+            "|---|" + "---:|" * (len(sparsities) + 2),
+        ]
+        for allocation in dict.fromkeys(cell["allocation"] for cell in cells):
+            own = {cell["sparsity"]: cell for cell in cells if cell["allocation"] == allocation}
+            told = [_compared_cell(own[s], metric, best[s] == allocation) for s in sparsities]
+            trials = sum(cell["trials"] for cell in own.values())
+            seconds = sum(cell["search_seconds"] for cell in own.values())
+            rows.append(f"| {allocation} | {' | '.join(told)} | {trials} | {seconds:.0f} s |")
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts)
+
+
+def _figure(metric: Mapping[str, Any]) -> str:
+    value = float(metric["value"])
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+
+
+_VERDICTS = {"better": " +", "worse": " −", "within noise": " ≈"}
+
+
+def _compared_cell(cell: Mapping[str, Any], metric: str, best: bool) -> str:
+    if cell["error"]:
+        return "–"
+    text = _figure(cell["metrics"][metric])
+    pairs = [one for one in cell["against_uniform"] if one["metric"] == metric]
+    verdict = _VERDICTS.get(pairs[0]["verdict"], "") if pairs else ""
+    if cell["allocation"] == "uniform":
+        verdict = ""
+    return (f"**{text}**" if best else text) + verdict
+
+
+def _allocations_commands() -> str:
+    return "\n".join(found["command"] for found in _allocations().values())
 
 
 def _zero_shot() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["beta_max", "solve_intercept", "unweighted_mean", "weighted_mean"]
+__all__ = ["beta_max", "solve_intercept", "solve_scale", "unweighted_mean", "weighted_mean"]
 
 
 def beta_max(sparsity: float, blocks: int) -> float:
@@ -61,6 +61,41 @@ def solve_intercept(sizes: Sequence[int], offsets: Sequence[float], sparsity: fl
         below, above = spent(low), spent(high)
         intercept = low + (high - low) * (budget - below) / (above - below)
     return [_clamp(intercept + o) for o in offsets]
+
+
+def solve_scale(sizes: Sequence[int], ratios: Sequence[float], sparsity: float) -> list[float]:
+    """Rates s_i = min(η·ratios_i, 1) with Σ n_i·s_i = S·Σ n_i.
+
+    What a block would get above 1 is spread over the others in proportion to their ratios; where
+    all blocks with a ratio above 0 are at 1 and the budget is not met, the others share the rest
+    alike.
+
+    Args:
+        sizes: n_i of each block, positive.
+        ratios: how much of the budget each block asks for, not negative.
+        sparsity: S in [0, 1].
+    """
+    budget = sparsity * sum(sizes)
+    rates = [0.0] * len(sizes)
+    free = set(range(len(sizes)))
+    while free:
+        left = budget - sum(n for i, n in enumerate(sizes) if i not in free)
+        asked = sum(sizes[i] * ratios[i] for i in free)
+        if asked <= 0.0:
+            share = left / sum(sizes[i] for i in free)
+            for i in free:
+                rates[i] = _clamp(share)
+            return rates
+        scale = left / asked
+        over = {i for i in free if scale * ratios[i] > 1.0}
+        if not over:
+            for i in free:
+                rates[i] = _clamp(scale * ratios[i])
+            return rates
+        for i in over:
+            rates[i] = 1.0
+        free -= over
+    return rates
 
 
 def _clamp(rate: float) -> float:

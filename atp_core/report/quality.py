@@ -50,7 +50,8 @@ def quality_figure(
         axes[0].set_ylim(len(order) - 0.5, -0.5)
         first = next(metric for panel in panels.values() for metric in panel.values())
         arrow = "higher" if first.higher_is_better else "lower"
-        figure.supxlabel(f"{first.name} ({arrow} is better)", fontsize=12)
+        told = "" if dense is None else "; dotted: dense"
+        figure.supxlabel(f"{first.name} ({arrow} is better{told})", fontsize=12)
     return target
 
 

@@ -1,0 +1,104 @@
+"""All allocations × S = 0.5, 0.6, 0.7 on the models at hand, by `atp compare`.
+
+    python benchmarks/allocations.py [--root DIR] [--work DIR] [MODEL …]
+
+Each model is one `atp compare`, whose command is recorded beside its figures. What is in --work is
+taken up again. Paths are laid out as for modality_grid.py; `c4.utf8` and `wiki.test.raw` are those
+of docs/results.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from _cifar10 import lay_out
+from modality_grid import MODELS as OTHERS
+from smollm2_grid import Lines
+
+import atp_core
+from atp_core.results import metrics_to_dict
+
+OUTPUT = Path(__file__).resolve().parent / "results" / "allocations.json"
+TEXTS = {
+    "calibration": "data/c4-cal/c4.utf8",
+    "report_data": "data/wikitext-2-raw/wiki.test.raw",
+    "seqlen": 512,
+    "report_samples": 40,
+}
+BAYES = "bayes-tpe"
+MODELS: dict[str, dict[str, Any]] = {
+    "stories260k": {"source": "models/stories260k", **TEXTS, "samples": 32},
+    "vit-cifar10": OTHERS["vit-cifar10"],
+    "efficientnet-lite0": OTHERS["efficientnet-lite0"],
+    "clip-cifar10": OTHERS["clip-cifar10"],
+    "smollm2-135m": {
+        "source": "embedded:smollm2-135m",
+        **TEXTS,
+        "samples": 32,
+        "sparsities": [0.7],
+        "allocations": ["all"],
+    },
+}
+
+
+def main() -> None:
+    """Compare on every model asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="MODEL")
+    parser.add_argument("--root", type=Path, required=True, help="holds models/ and data/")
+    parser.add_argument("--work", type=Path, required=True, help="outputs and journals")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    folder = args.work.resolve()
+    with tempfile.TemporaryDirectory() as laid:
+        lay_out(args.root.resolve(), Path(laid))
+        stories = Path("models") / "stories260k"
+        (Path(laid) / stories).symlink_to(args.root.resolve() / stories)
+        os.chdir(laid)
+        for name in args.names or MODELS:
+            print(name, flush=True)
+            _compare(name, dict(MODELS[name]), folder)
+
+
+def _compare(name: str, settings: dict[str, Any], folder: Path) -> None:
+    source = settings.pop("source")
+    asked = {
+        "allocations": settings.pop("allocations", ["all", BAYES]),
+        "sparsities": settings.pop("sparsities", [0.5, 0.6, 0.7]),
+        "methods": settings.pop("methods", ["wanda"]),
+    }
+    output = folder / name
+    if output.exists():
+        shutil.rmtree(output)
+    result = atp_core.compare(
+        source, **asked, **settings, output=output, resume=True, progress=Lines()
+    )
+    data = result.to_json()
+    for cell in data["cells"]:
+        cell["trials"] = len(cell["trials"])
+    data["dense"] = metrics_to_dict(result.dense)
+    data["command"] = _command(source, asked, settings)
+    found = json.loads(OUTPUT.read_text("utf-8")) if OUTPUT.exists() else {}
+    found[name] = data
+    ordered = {known: found[known] for known in MODELS if known in found}
+    OUTPUT.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _command(source: str, asked: dict[str, Any], settings: dict[str, Any]) -> str:
+    words = ["atp", "compare", source, "--allocations", ",".join(asked["allocations"])]
+    words += ["-s", ",".join(f"{s:g}" for s in asked["sparsities"])]
+    words += ["--methods", ",".join(asked["methods"])]
+    for key, value in settings.items():
+        words += ["--" + key.replace("_", "-"), str(value)]
+    return shlex.join([*words, "-o", "OUT"])
+
+
+if __name__ == "__main__":
+    main()
