@@ -10,6 +10,7 @@ COMMANDS = {
     "search": "Find the schedule only.",
     "eval": "Measure a model.",
     "compare": "Compare allocations on one model.",
+    "diagnose": "Show how errors grow over depth.",
     "report": "Make one page about pruned models.",
     "inspect": "Show chains, blocks and zeros.",
     "plugins": "Show, check and write plugins.",

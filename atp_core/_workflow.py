@@ -21,7 +21,7 @@ from .errors import UsageError
 from .evaluation.comparison import Comparison
 from .methods import Method
 from .records import Beta, Chain, Metric, Schedule, Split
-from .results import SearchResult, peak_memory_bytes
+from .results import SearchResult, Sweep, peak_memory_bytes
 from .trials import Objective, Trial, best
 from .trials.beta import Adaptive, Grid, Strategy, search_beta
 from .trials.journal import Journal
@@ -119,9 +119,13 @@ def _loss(objective: float, higher_is_better: bool) -> float:
     return math.log(objective) if objective > 0 else objective
 
 
-def _halved(beta: float, limit: float) -> float:
-    """A measured β, within the half of its range that can be trusted."""
-    return min(max(beta, 0.0), limit / 2)
+_TRUSTED = 0.75
+"""Share of β's range in which a measured β is taken. At its end a block is cut completely, where no
+exponential describes the error."""
+
+
+def _trusted(beta: float, limit: float) -> float:
+    return min(max(beta, 0.0), _TRUSTED * limit)
 
 
 @dataclass
@@ -159,6 +163,11 @@ class Pruning:
         """Whether the allocation has a β to choose."""
         return self._recipe.schedule is None and bool(getattr(self._allocator, "takes_beta", False))
 
+    @property
+    def searches(self) -> bool:
+        """Whether the allocation finds its schedule by trials of its own."""
+        return self._recipe.schedule is None and hasattr(self._allocator, "search")
+
     def schedule(self, beta: Beta | None = None) -> Schedule:
         """The schedule of the recipe, with `beta` where the allocation takes one."""
         session = self._session
@@ -179,7 +188,7 @@ class Pruning:
         trials: list[Trial] = []
         auto: dict[str, Any] | None = None
         limit = session.beta_limit(session.chains)
-        if self._recipe.schedule is None and hasattr(self._allocator, "search"):
+        if self.searches:
             schedule, trials = self._explore()
         elif not self.takes_beta:
             schedule = self.schedule()
@@ -301,12 +310,14 @@ class Pruning:
         return list(final.values())
 
     def measure(self) -> dict[str, Any]:
-        """Error growth, the β that follows from it, and the β to take.
+        """Error growth, the β's that follow from it, and the β to take.
 
-        At the end of the range a block is cut completely (or left dense), where no exponential
-        describes its error; so no more than half the range is taken.
+        "closed_form" is ln(c)/a of one growth and one slope for all blocks; "recursion" is the β
+        of the least error that the recursion predicts with each block's own figures, which is
+        the one taken, up to three quarters of its range.
         """
-        from .engine.diagnosis import measure_beta
+        from .engine.diagnosis import half_step, measure_beta
+        from .engine.estimates import recursion_beta
 
         known = self._journal.get("auto")
         if known is None:
@@ -322,15 +333,57 @@ class Pruning:
                 device=session.device,
                 progress=session.progress,
             )
+            targets, limits = session.targets(chains), session.beta_limits(chains)
+            each = {
+                chain.name: recursion_beta(
+                    [block for block in measured.blocks if block.chain == chain.name],
+                    [block.parameters for block in chain.blocks],
+                    targets[chain.name],
+                    half_step(targets[chain.name]),
+                )
+                for chain in chains
+                if chain.name in limits
+            }
+            # One β for all: the mean, weighted by the blocks it serves.
+            depths = {chain.name: len(chain.blocks) for chain in chains if chain.name in each}
+            mean = sum(depths[n] * beta for n, beta in each.items()) / sum(depths.values())
             closed: Beta = measured.beta
-            taken: Beta = _halved(measured.beta, session.beta_limit(session.chains))
+            recursion: Beta = mean
+            taken: Beta = _trusted(mean, session.beta_limit(chains))
             if self._recipe.beta_per_chain:
-                limits = session.beta_limits(session.chains)
                 closed = {chain.name: measured.betas.get(chain.name, 0.0) for chain in chains}
-                taken = shortest({n: _halved(b, limits.get(n, 0.0)) for n, b in closed.items()})
-            known = {**measured.to_dict(), "closed_form": closed, "beta": taken}
+                recursion = {chain.name: each.get(chain.name, 0.0) for chain in chains}
+                taken = shortest({n: _trusted(b, limits.get(n, 0.0)) for n, b in recursion.items()})
+            known = {
+                **measured.to_dict(),
+                "closed_form": closed,
+                "recursion": recursion,
+                "beta": taken,
+            }
             self._journal.put("auto", known)
         return known
+
+    def sweep(self, points: int) -> Sweep:
+        """Judge evenly spaced β of the legal range on the search split, both ends among them.
+
+        Trials are pruned with part of the calibration data, as those of a search are.
+
+        Raises:
+            UsageError: the allocation has no β, or there are fewer than two points.
+        """
+        if not self.takes_beta:
+            raise UsageError(f"the {self._allocator.name} allocation has no β to vary; use atp")
+        if points < 2:
+            raise UsageError(f"a sweep over β takes 2 points or more, not {points}")
+        limit = self._session.beta_limit(self._session.chains)
+        betas = dict.fromkeys(limit * i / (points - 1) for i in range(points))
+        with self._session.progress.task("objective over β", len(betas)) as advance:
+            trials = []
+            for beta in betas:
+                trials.append(self._judge(beta))
+                advance(f"β = {beta_text(beta)}")
+        known = self._known()
+        return Sweep(known.name, known.higher_is_better, trials)
 
     # --- trials ------------------------------------------------------------------------------
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ._compare import Comparing, contenders
+from ._diagnose import Diagnosing
+from ._diagnose_result import DiagnoseResult
 from ._measure import Measuring, measure
 from ._plan import make_plan
 from ._plugins import Plugins
@@ -16,6 +18,7 @@ from ._session import Session
 from ._workflow import Pruning, identity
 from ._write import prepare_output, write_output, write_search
 from ._write_comparison import write_comparison
+from ._write_diagnosis import write_diagnosis
 from ._write_evaluation import check_evaluation_target, write_evaluation
 from .compared import CompareResult
 from .errors import UsageError
@@ -27,6 +30,7 @@ from .trials.journal import journal_beside
 
 __all__ = [
     "compare",
+    "diagnose",
     "evaluate",
     "inspect",
     "load",
@@ -197,6 +201,52 @@ def compare(
         result = asked.run(journal)
         if target is not None:
             write_comparison(session, result, target, overwrite=overwrite)
+    return result
+
+
+def diagnose(
+    model_or_source: Any,
+    *,
+    allocations: Sequence[str] = ("uniform", "atp"),
+    sparsities: Sequence[float] | None = None,
+    points: int = 0,
+    processor: Any = None,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> DiagnoseResult:
+    """Measure reconstruction errors over depth, how they grow, and the β that follows.
+
+    Errors are measured on all calibration data, and growth on the part of it that ``beta="auto"``
+    takes. Nothing is measured on the report split. A model in memory is left as it was.
+
+    Args:
+        model_or_source: a source as on the command line, or a model in memory.
+        allocations: as those of `compare`. Uniform sparsity is always the first.
+        sparsities: further target sparsities to give ATP's schedule at; None is S ± 0.1.
+        points: measure the objective on the search split at so many evenly spaced β of the legal
+            range, 0 and the largest among them; 0 measures none.
+        processor: tokenizer or image processor of a model in memory.
+        output: directory to write ``diagnose.json`` and figures to.
+        overwrite: replace an output of ours.
+        progress: where long steps are shown.
+        **settings: fields of `atp_core.Recipe`: sparsity, method, calibration… β is measured
+            unless it is given as a number, or one for each chain.
+
+    Raises:
+        AtpError: anything that is wrong with the request, the model or the data. An allocation
+            that does not suit the model is recorded with its error instead, unless all fail.
+    """
+    source = _source(model_or_source, processor)
+    target = None if output is None else Path(output)
+    if target is not None:
+        prepare_output(target, overwrite=overwrite)
+    session = Session(_recipe(source, settings, output), source, progress=progress)
+    entrants = contenders(allocations, list(session.plugins.offers("allocators")))
+    result = Diagnosing(session, entrants, sparsities, points).run()
+    if target is not None:
+        write_diagnosis(session, result, target, overwrite=overwrite)
     return result
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "PlanResult",
     "PruneResult",
     "SearchResult",
+    "Sweep",
     "metrics_from_dict",
     "metrics_to_dict",
     "peak_memory_bytes",
@@ -281,6 +282,28 @@ class SearchResult:
             "trials": [trial.to_dict() for trial in self.trials],
             "seconds": self.seconds,
             "peak_memory_bytes": peak_memory_bytes(),
+        }
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """An objective against β.
+
+    Attributes:
+        objective: its name.
+        higher_is_better: its direction.
+        trials: one a β, in rising order.
+    """
+
+    objective: str
+    higher_is_better: bool
+    trials: Sequence[Trial]
+
+    def to_json(self) -> dict[str, Any]:
+        """The sweep as JSON-ready data."""
+        return {
+            "objective": {"name": self.objective, "higher_is_better": self.higher_is_better},
+            "trials": [trial.to_dict() for trial in self.trials],
         }
 
 

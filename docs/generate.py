@@ -12,6 +12,7 @@ import inspect
 import json
 import math
 import re
+import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -318,6 +319,7 @@ def results_page() -> str:
         "bench": _bench_tables,
         "modalities": _modality_tables,
         "modality_commands": _modality_commands,
+        "regret": _regret_table,
         "allocations": _allocations_tables,
         "allocations_commands": _allocations_commands,
         "zero_shot": _zero_shot_table,
@@ -329,7 +331,7 @@ def results_page() -> str:
 
 def _auto_table(grid: dict[str, Any]) -> str:
     rows = [
-        "| S | method | c | a | drift of ln f | ln(c)/a | β taken | searched β |",
+        "| S | method | c | a | drift of ln f | ln(c)/a | β of the recursion | searched β |",
         "|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
     for method, sparsity, cell in _cells(grid):
@@ -337,10 +339,40 @@ def _auto_table(grid: dict[str, Any]) -> str:
         if auto is None:
             continue
         c, a, d = (auto[key]["decoder"] for key in ("growth", "slope", "drift"))
+        beta = _recursion(auto, float(sparsity))
         rows.append(
             f"| {sparsity} | {method} | {c:.4f} | {a:.2f} | {d:.4f} | "
-            f"{math.log(c) / a:.4f} | {auto['beta']:.4f} | {cell['beta']:.4f} |"
+            f"{math.log(c) / a:.4f} | {beta:.4f} | {cell['beta']:.4f} |"
         )
+    return "\n".join(rows)
+
+
+def _recursion(auto: dict[str, Any], sparsity: float) -> float:
+    """The β `--beta auto` takes, from recorded errors of blocks of equal size."""
+    from atp_core.engine.diagnosis import BlockErrors, half_step
+    from atp_core.engine.estimates import recursion_beta
+
+    blocks = [BlockErrors(**block) for block in auto["blocks"]]
+    return recursion_beta(blocks, [1] * len(blocks), sparsity, half_step(sparsity))
+
+
+def _regret_table() -> str:
+    """How much worse than the search's best each estimate of β is, on its objective."""
+    found = json.loads((RESULTS / "beta_auto.json").read_text("utf-8"))
+    regrets: dict[str, list[float]] = {}
+    for model in found.values():
+        for cell in model.values():
+            regrets.setdefault("uniform (β = 0)", []).append(cell["uniform_regret"])
+            for name, estimate in cell["estimates"].items():
+                regrets.setdefault(name, []).append(estimate["regret"])
+    rows = [
+        "| β from | mean regret | median | largest | cases |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, values in regrets.items():
+        mean, middle = statistics.fmean(values), statistics.median(values)
+        told = (f"{100 * value:.1f} %" for value in (mean, middle, max(values)))
+        rows.append(f"| {name} | {' | '.join(told)} | {len(values)} |")
     return "\n".join(rows)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from atp_core.allocation import AllocationRequest
 from atp_core.allocation._redundancy import cheapest_rates, similarity
-from atp_core.allocation.alphapruning import AlphaPruning, hill
+from atp_core.allocation.alphapruning import AlphaPruning, _block_alpha, _middle, hill
 from atp_core.allocation.als import ALS
 from atp_core.allocation.atp import ATP
 from atp_core.allocation.budget import solve_scale
@@ -145,6 +145,30 @@ def test_alphapruning(estimator: str) -> None:
     scale = 0.5 * sum(SIZES) / sum(n * r for n, r in zip(SIZES, ratios, strict=True))
     found = rates(AlphaPruning(), UNEQUAL, 0.5, epsilon=0.2, estimator=estimator)
     assert found == pytest.approx([scale * r for r in ratios], rel=1e-3)
+
+
+@pytest.mark.parametrize("estimator", ["mid", "peak"])
+def test_a_block_without_a_power_law_takes_the_mean_of_the_others(estimator: str) -> None:
+    """An orthogonal weight's eigenvalues are equal but for rounding; a zero weight has none."""
+    generator = torch.Generator().manual_seed(2)
+    odd = [torch.linalg.qr(torch.randn(32, 32, generator=generator))[0], torch.zeros(32, 32)]
+    for values in odd:
+        chain = chain_of([[(32, 32)]] * 3)
+        chain.blocks[1].weights[0].matrix().copy_(values)
+        found = rates(AlphaPruning(), chain, 0.5, epsilon=0.2, estimator=estimator)
+        assert found[1] == pytest.approx(0.5)
+        assert sorted(found) == pytest.approx([0.4, 0.5, 0.6])
+
+
+def test_what_rounding_leaves_of_the_rank_is_not_in_the_tail() -> None:
+    generator = torch.Generator().manual_seed(3)
+    factors = torch.randn(192, 6, generator=generator), torch.randn(6, 192, generator=generator)
+    chain = chain_of([[(192, 192)], [(192, 192)]])
+    chain.blocks[0].weights[0].matrix().copy_(factors[0] @ factors[1])
+    low_rank = chain.blocks[0].weights[0].matrix().double()
+    squares = sorted(float(s) ** 2 for s in torch.linalg.svdvals(low_rank))
+    own = plain_alpha(squares[-6:], "mid")
+    assert _block_alpha(chain.blocks[0], _middle) == pytest.approx(own, rel=1e-3)
 
 
 def plain_alpha(values: list[float], estimator: str) -> float:
@@ -354,6 +378,39 @@ def test_power_one_is_atp() -> None:
 
 
 # --- all of them ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", [0.0, 0.05, 0.95, 1.0])
+@pytest.mark.parametrize(
+    ("allocator", "options"),
+    [
+        (OWL, {}),
+        (DLP, {"center": "median"}),
+        (DSA, {}),
+        (AlphaPruning, {"epsilon": 1.0}),
+        (ERK, {}),
+        (ERPlus, {"last_density": 0.0}),
+        (LAMP, {}),
+        (Global, {"score": "wanda"}),
+    ],
+)
+def test_degenerate_blocks_meet_the_budget(
+    allocator: Any, options: dict[str, Any], target: float
+) -> None:
+    """One block zero, one constant, one with dead rows, one a kernel; in bfloat16."""
+    chain = chain_of([[(8, 8)], [(16, 8), (4, 4)], [(16, 16)], [(8, 4, 3, 3)]])
+    with torch.no_grad():
+        chain.blocks[0].weights[0].matrix().zero_()
+        for weight in chain.blocks[1].weights:
+            weight.matrix().fill_(0.1)
+        chain.blocks[2].weights[0].matrix()[3:] = 0
+    for weight in (weight for block in chain.blocks for weight in block.weights):
+        weight.module.bfloat16()
+    found = rates(allocator(), chain, target, **options)
+    sizes = [block.parameters for block in chain.blocks]
+    cut = sum(n * s for n, s in zip(sizes, found, strict=True))
+    assert cut == pytest.approx(target * sum(sizes), abs=1e-9)
+    assert all(0.0 <= rate <= 1.0 for rate in found)
 
 
 def test_a_scale_that_would_pass_one_is_spread() -> None:

@@ -15,6 +15,7 @@ from .budget import solve_scale
 __all__ = ["AlphaPruning"]
 
 _BINS = 100
+_ALIKE = 1e-4  # mean log-ratio below which eigenvalues differ by no more than rounding
 
 
 class AlphaPruning:
@@ -29,6 +30,7 @@ class AlphaPruning:
     Where the tail begins is settled by the estimator: "peak" looks near the peak of the histogram
     of log λ for the start with the least Kolmogorov-Smirnov distance from a power law (the
     repository's default for language models), "mid" takes the upper half (its choice for vision).
+    Where no eigenvalue lies near the peak, "peak" takes the upper half too.
     A weight whose eigenvalues are too few or too equal has no exponent and does not count; a block
     without any takes the mean of the others.
 
@@ -74,8 +76,10 @@ def _block_alpha(block: Block, start: Callable[[torch.Tensor], int]) -> float | 
     for weight in block.weights:
         values = torch.linalg.svdvals(weight.matrix().detach().float()).double().square()
         spectrum = values.cpu().flip(0)
-        # What is zero to rounding belongs to the rank, not to the tail.
-        spectrum = spectrum[spectrum > float(spectrum[-1]) * 1e-12]
+        # What is zero to rounding belongs to the rank, not to the tail. What rounding leaves of a
+        # zero singular value grows like the root of the side, times ε of float32.
+        rounding = max(weight.shape) * torch.finfo(torch.float32).eps ** 2
+        spectrum = spectrum[spectrum > float(spectrum[-1]) * rounding]
         alpha = hill(spectrum, start(spectrum)) if spectrum.numel() > 1 else None
         if alpha is not None:
             alphas.append(alpha)
@@ -83,7 +87,7 @@ def _block_alpha(block: Block, start: Callable[[torch.Tensor], int]) -> float | 
 
 
 def hill(spectrum: torch.Tensor, start: int) -> float | None:
-    """The exponent of the tail from index `start`, or None where its values are all equal.
+    """The exponent of the tail from index `start`, or None where its values are equal to rounding.
 
     Args:
         spectrum: eigenvalues, ascending, positive.
@@ -91,7 +95,7 @@ def hill(spectrum: torch.Tensor, start: int) -> float | None:
     """
     tail = spectrum[start:]
     spread = float((tail / tail[0]).log().sum())
-    return 1.0 + tail.numel() / spread if spread > 0 else None
+    return 1.0 + tail.numel() / spread if spread > _ALIKE * tail.numel() else None
 
 
 def _middle(spectrum: torch.Tensor) -> int:

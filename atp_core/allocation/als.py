@@ -16,10 +16,10 @@ class ALS:
     """Rates by a linear program over the redundancy of block inputs.
 
     ψ_ij = ‖XiᵀXj‖²_F/(‖XiᵀXi‖_F‖XjᵀXj‖_F); ρ_i = Σ_j ψ_ij − 1; ω_i = exp(−ρ_i/μ), μ the mean of
-    row i of ψ. What block i keeps is worth the mean of ω over blocks i to L; the program keeps the most worth
-    under the budget, rates within `spread` of S (the paper finds keeping 30 to 70 % at S = 0.5
-    stable). The paper rounds to steps of 0.5 % and solves a second program inside blocks; here the
-    rates are exact and a block is uniform inside.
+    row i of ψ. What block i keeps is worth the mean of ω over blocks i to L; the program keeps the
+    most worth under the budget, rates within `spread` of S (the paper finds keeping 30 to 70 % at
+    S = 0.5 stable). The paper rounds to steps of 0.5 % and solves a second program inside blocks;
+    here the rates are exact and a block is uniform inside.
 
     Source: Li et al., "Adaptive Layer Sparsity for Large Language Models via Activation Correlation
     Assessment" (NeurIPS 2024); its repository holds no code.

@@ -19,9 +19,9 @@ __all__ = ["ECoFLaP"]
 class ECoFLaP:
     """Rates by zeroth-order gradients: two losses a block instead of a backward pass.
 
-    Score of a block: |loss(W + ε·z) − loss(W − ε·z)|/(2ε), z standard normal over its weights. Every
-    block keeps the share 1 − (S + margin) of its parameters, and what the budget leaves over is
-    given out in proportion to the scores; what a block cannot hold goes to the others.
+    Score of a block: |loss(W + ε·z) − loss(W − ε·z)|/(2ε), z standard normal over its weights.
+    Every block keeps the share 1 − (S + margin) of its parameters, and what the budget leaves over
+    is given out in proportion to the scores; what a block cannot hold goes to the others.
 
     The reference perturbs one tensor at a time and adds up (`per=weight`, as many pairs of losses
     as there are tensors); `per=block` perturbs all of a block at once. Its loss is on 128

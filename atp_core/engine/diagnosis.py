@@ -12,26 +12,26 @@ from __future__ import annotations
 import math
 import statistics as stats
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from ..errors import NumericalError
 from ..methods import Method
 from ..progress import Progress
-from ..records import Block, Calibration, Chain
-from .lockstep import Call, Lockstep
-from .observation import BlockStatistics
+from ..records import Calibration, Chain
+from ._twin import Pair, distance, outputs, pairs, squared_norm
+from .lockstep import Call
 from .placement import Placement
 from .pruning import prune_block
 from .snapshot import Snapshot
 
-__all__ = ["BlockErrors", "Growth", "measure_beta"]
+__all__ = ["BlockErrors", "Fit", "Growth", "half_step", "measure_beta"]
 
-_DELTA = 0.05
+_DELTA: Final = 0.05
 """Half the distance of the two rates between which the slope a is measured."""
 
 
@@ -59,6 +59,37 @@ class BlockErrors:
 
 
 @dataclass(frozen=True)
+class Fit:
+    """How well one c and one a describe a chain.
+
+    A figure is None where too few blocks are there to tell.
+
+    Attributes:
+        ratios: steps between blocks from which c was taken: those at which the error that is
+            handed on is above 0.
+        steps: all steps between blocks.
+        growth_spread: standard deviation of ln of the ratios, whose mean is ln c.
+        growth_stderr: standard error of ln c.
+        growth_r2: share of the variance of ln L_{i+1} that ln(c·L_i + f_{i+1}) explains; may be
+            negative.
+        slope_spread: standard deviation of the slope a from block to block.
+        slope_stderr: standard error of the median slope, were the slopes normally distributed.
+        slope_r2: share of the variance of ln f over s, inside blocks, that one a explains.
+        beta_stderr: standard error of ln(c)/a that follows from the two, to first order.
+    """
+
+    ratios: int
+    steps: int
+    growth_spread: float | None
+    growth_stderr: float | None
+    growth_r2: float | None
+    slope_spread: float | None
+    slope_stderr: float | None
+    slope_r2: float | None
+    beta_stderr: float | None
+
+
+@dataclass(frozen=True)
 class Growth:
     """Error growth of a model under uniform sparsity.
 
@@ -68,6 +99,7 @@ class Growth:
         slope: chain → a, the median slope of ln f over s.
         drift: chain → mean step of ln f(S) from block to block, which the theory takes to be 0.
         blocks: the errors measured.
+        fit: chain → how well c and a describe it.
     """
 
     beta: float
@@ -75,6 +107,7 @@ class Growth:
     slope: Mapping[str, float]
     drift: Mapping[str, float]
     blocks: Sequence[BlockErrors]
+    fit: Mapping[str, Fit]
 
     @property
     def betas(self) -> dict[str, float]:
@@ -84,6 +117,11 @@ class Growth:
     def to_dict(self) -> dict[str, Any]:
         """The measurement as JSON-ready data."""
         return asdict(self)
+
+
+def half_step(sparsity: float) -> float:
+    """Half the distance of the two rates around S at which a block's error is measured."""
+    return min(_DELTA, sparsity / 2, (1 - sparsity) / 2)
 
 
 def measure_beta(
@@ -108,13 +146,7 @@ def measure_beta(
     Raises:
         NumericalError: errors are zero or not finite, so that nothing can be fitted.
     """
-    home = {
-        weight.tensor.device
-        for chain in chains
-        for block in chain.blocks
-        for weight in block.weights
-    }
-    placement = Placement(device if len(home) == 1 else None, next(iter(home)))
+    placement = Placement.of(chains, device)
     found: list[BlockErrors] = []
     pristine: list[Snapshot] = []
     total = sum(len(chain.blocks) for chain in chains)
@@ -122,71 +154,37 @@ def measure_beta(
         with (
             torch.inference_mode(),
             progress.task("measuring error growth", total) as advance,
-            ExitStack() as stack,
+            closing(pairs(chains, method, calibration, placement)) as stops,
         ):
-            dense = Lockstep(calibration.forward, calibration.batches, chains, placement)
-            sparse = Lockstep(calibration.forward, calibration.batches, chains, placement)
-            twins = iter(stack.enter_context(dense))
-            steps = iter(stack.enter_context(sparse))
-            twin = next(twins)
-            for stop in steps:
-                calls = list(twin.calls)
-                wanted = _outputs(stop.block, calls, placement)
-                taken = BlockStatistics(stop.block, method)
-                if method.calibrated:
-                    taken.run(stop.calls, calibration.batch_samples, placement)
-                # The twin runs the block while it is still dense.
-                twin = next(twins, twin)
+            for pair in stops:
+                stop = pair.stop
                 pristine.append(Snapshot([Chain(stop.chain.name, [stop.block])]))
 
-                def damage(
-                    rate: float,
-                    inputs: Sequence[Call],
-                    stop: Any = stop,
-                    taken: Any = taken,
-                    wanted: Any = wanted,
-                ) -> float:
+                def damage(rate: float, inputs: Sequence[Call], pair: Pair = pair) -> float:
                     pristine[-1].restore()
                     pristine[-1].stale = True
-                    prune_block(stop.chain, stop.block, rate, method, taken)
-                    return _distance(_outputs(stop.block, inputs, placement), wanted)
+                    prune_block(pair.stop.chain, pair.stop.block, rate, method, pair.statistics)
+                    return distance(outputs(pair.stop.block, inputs, placement), pair.wanted)
 
                 s = sparsity[stop.chain.name]
-                delta = min(_DELTA, s / 2, (1 - s) / 2)
+                delta = half_step(s)
                 found.append(
                     BlockErrors(
                         chain=stop.chain.name,
                         name=stop.block.name,
-                        lower=damage(s - delta, calls),
-                        upper=damage(s + delta, calls),
-                        fresh=damage(s, calls),
+                        lower=damage(s - delta, pair.calls),
+                        upper=damage(s + delta, pair.calls),
+                        fresh=damage(s, pair.calls),
                         total=damage(s, stop.calls),
-                        norm=sum(float(y.double().pow(2).sum()) for y in wanted),
+                        norm=squared_norm(pair.wanted),
                     )
                 )
-                del calls, wanted
+                pair.drop()
                 advance(stop.block.name)
     finally:
         for copy in pristine:
             copy.restore()
     return _fit(chains, sparsity, found)
-
-
-def _outputs(block: Block, calls: Sequence[Call], placement: Placement) -> list[torch.Tensor]:
-    """What the block gives for each batch: its first tensor, on the device."""
-    outputs = []
-    for call in calls:
-        args, kwargs = placement.to_device((call.args, call.kwargs))
-        output = block.module(*args, **kwargs)
-        outputs.append(output if isinstance(output, torch.Tensor) else output[0])
-    return outputs
-
-
-def _distance(outputs: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> float:
-    """Squared Frobenius norm of the difference, in float64."""
-    return sum(
-        float((y.double() - z.double()).pow(2).sum()) for y, z in zip(outputs, wanted, strict=True)
-    )
 
 
 def _fit(
@@ -195,13 +193,14 @@ def _fit(
     growth: dict[str, float] = {}
     slope: dict[str, float] = {}
     drift: dict[str, float] = {}
+    fits: dict[str, Fit] = {}
     weights: dict[str, int] = {}
     for chain in chains:
         errors = [block for block in found if block.chain == chain.name]
         if len(errors) < 2:
             continue
         s = sparsity[chain.name]
-        delta = min(_DELTA, s / 2, (1 - s) / 2)
+        delta = half_step(s)
         ratios = [
             (after.total - after.fresh) / before.total
             for before, after in pairwise(errors)
@@ -226,9 +225,80 @@ def _fit(
         growth[chain.name] = math.exp(stats.fmean(logs))
         slope[chain.name] = stats.median(slopes)
         drift[chain.name] = stats.fmean(steps)
+        fits[chain.name] = _goodness(errors, logs, slopes, delta)
         weights[chain.name] = len(errors)
     if not weights:
         raise NumericalError("no chain has two blocks, so there is no β to estimate")
-    measured = Growth(0.0, growth, slope, drift, found)
+    measured = Growth(0.0, growth, slope, drift, found, fits)
     total = sum(count * measured.betas[chain] for chain, count in weights.items())
     return replace(measured, beta=total / sum(weights.values()))
+
+
+def _goodness(
+    errors: Sequence[BlockErrors], logs: Sequence[float], slopes: Sequence[float], delta: float
+) -> Fit:
+    """The fit of one chain.
+
+    Args:
+        errors: those of its blocks, in order.
+        logs: logarithms of the ratios that c is the geometric mean of.
+        slopes: those that a is the median of.
+        delta: half the distance of the rates that the slopes were taken between.
+    """
+    log_c, a = stats.fmean(logs), stats.median(slopes)
+    growth_stderr = _stderr(logs)
+    slope_stderr = _stderr(slopes)
+    if slope_stderr is not None:
+        # The median of n normal figures varies by √(π/2) as much as their mean, for large n.
+        slope_stderr *= math.sqrt(math.pi / 2)
+    beta_stderr = None
+    if growth_stderr is not None and slope_stderr is not None:
+        beta_stderr = math.hypot(growth_stderr / a, log_c * slope_stderr / a**2)
+    steps = [
+        (math.log(after.total), math.log(math.exp(log_c) * before.total + after.fresh))
+        for before, after in pairwise(errors)
+        if before.total > 0 and after.total > 0
+    ]
+    seen = [total for total, _ in steps]
+    middle = stats.fmean(seen) if seen else 0.0
+    # Inside a block, ln f at the three rates against one line of slope a.
+    curves = [
+        [math.log(f) for f in (block.lower, block.fresh, block.upper)]
+        for block in errors
+        if min(block.lower, block.fresh, block.upper) > 0
+    ]
+    centred = [[y - stats.fmean(curve) for y in curve] for curve in curves]
+    line = (-a * delta, 0.0, a * delta)
+    return Fit(
+        ratios=len(logs),
+        steps=len(errors) - 1,
+        growth_spread=_spread(logs),
+        growth_stderr=growth_stderr,
+        growth_r2=_explained(
+            [total - middle for total in seen], [total - given for total, given in steps]
+        ),
+        slope_spread=_spread(slopes),
+        slope_stderr=slope_stderr,
+        slope_r2=_explained(
+            [y for curve in centred for y in curve],
+            [y - x for curve in centred for y, x in zip(curve, line, strict=True)],
+        ),
+        beta_stderr=beta_stderr,
+    )
+
+
+def _spread(figures: Sequence[float]) -> float | None:
+    return stats.stdev(figures) if len(figures) > 1 else None
+
+
+def _stderr(figures: Sequence[float]) -> float | None:
+    spread = _spread(figures)
+    return None if spread is None else spread / math.sqrt(len(figures))
+
+
+def _explained(centred: Sequence[float], residuals: Sequence[float]) -> float | None:
+    """R²: 1 − Σ residual² / Σ centred²; None where nothing varies."""
+    total = sum(y * y for y in centred)
+    if len(centred) < 2 or total <= 0:
+        return None
+    return 1 - sum(r * r for r in residuals) / total
