@@ -13,8 +13,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import compare, evaluate, inspect, load, plan, prune, search
+    from .api import compare, diagnose, evaluate, inspect, load, plan, prune, search
     from .compared import CompareResult
+    from .diagnosed import DiagnoseResult
     from .recipe import Recipe
     from .records import Schedule
     from .results import EvaluateResult, InspectResult, PlanResult, PruneResult, SearchResult
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CompareResult",
+    "DiagnoseResult",
     "EvaluateResult",
     "InspectResult",
     "PlanResult",
@@ -32,6 +34,7 @@ __all__ = [
     "SearchResult",
     "__version__",
     "compare",
+    "diagnose",
     "evaluate",
     "inspect",
     "load",
@@ -41,12 +44,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    **dict.fromkeys(("compare", "evaluate", "inspect", "load", "plan", "prune", "search"), "api"),
+    **dict.fromkeys(("compare", "diagnose", "evaluate", "inspect"), "api"),
+    **dict.fromkeys(("load", "plan", "prune", "search"), "api"),
     **dict.fromkeys(
         ("EvaluateResult", "InspectResult", "PlanResult", "PruneResult", "SearchResult"),
         "results",
     ),
     "CompareResult": "compared",
+    "DiagnoseResult": "diagnosed",
     "Recipe": "recipe",
     "Schedule": "records",
 }

@@ -8,9 +8,9 @@ from importlib.metadata import version
 from typing import Any
 
 from ._compare import Contender
-from ._diagnose_result import DiagnosedAllocation, DiagnosedSchedule, DiagnoseResult
 from ._session import Session
 from ._workflow import Pruning
+from .diagnosed import DiagnosedAllocation, DiagnosedSchedule, DiagnoseResult
 from .engine.errors import measure_errors
 from .errors import AtpError, UsageError
 from .recipe import Recipe

@@ -7,11 +7,11 @@ import math
 from pathlib import Path
 from typing import Final
 
-from ._diagnose_result import DiagnosedAllocation, DiagnoseResult
 from ._json import without_non_finite
 from ._session import Session
 from .allocation.betas import beta_text
 from .checkpoint import Sidecar, atomic_directory, collect_provenance, write_sidecar
+from .diagnosed import DiagnosedAllocation, DiagnoseResult
 from .records import Schedule
 from .report.diagnosis import depth_figure
 from .report.figures import objective_figure, rates_figure

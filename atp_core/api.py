@@ -10,7 +10,6 @@ from typing import Any
 
 from ._compare import Comparing, contenders
 from ._diagnose import Diagnosing
-from ._diagnose_result import DiagnoseResult
 from ._measure import Measuring, measure
 from ._plan import make_plan
 from ._plugins import Plugins
@@ -21,6 +20,7 @@ from ._write_comparison import write_comparison
 from ._write_diagnosis import write_diagnosis
 from ._write_evaluation import check_evaluation_target, write_evaluation
 from .compared import CompareResult
+from .diagnosed import DiagnoseResult
 from .errors import UsageError
 from .progress import Progress
 from .recipe import Recipe

@@ -188,7 +188,7 @@ def plain_alpha(values: list[float], estimator: str) -> float:
     for one in logs:
         counts[min(int((one - logs[0]) / width), 99)] += 1
     peak = 10 ** (logs[0] + (counts.index(max(counts)) + 0.5) * width)
-    near = [i for i, v in enumerate(values[:-1]) if 0.95 * peak <= v <= 1.5 * peak]
+    near = [i for i, v in enumerate(values[:-1]) if math.log10(0.95 * peak) < v <= 1.5 * peak]
     return min((at(i) for i in near), default=at(len(values) // 2))[1]
 
 

@@ -27,10 +27,10 @@ class AlphaPruning:
     the repository, which does not keep rates below 1; here what would be above is spread over the
     others.
 
-    Where the tail begins is settled by the estimator: "peak" looks near the peak of the histogram
-    of log λ for the start with the least Kolmogorov-Smirnov distance from a power law (the
-    repository's default for language models), "mid" takes the upper half (its choice for vision).
-    Where no eigenvalue lies near the peak, "peak" takes the upper half too.
+    Where the tail begins is settled by the estimator: "peak" looks up to 1.5 times the peak of the
+    histogram of log λ for the start with the least Kolmogorov-Smirnov distance from a power law
+    (the repository's default for language models), "mid" takes the upper half (its choice for
+    vision, and what "peak" takes where it has no start to choose).
     A weight whose eigenvalues are too few or too equal has no exponent and does not count; a block
     without any takes the mean of the others.
 
@@ -103,14 +103,16 @@ def _middle(spectrum: torch.Tensor) -> int:
 
 
 def _peak(spectrum: torch.Tensor) -> int:
-    """The start near the histogram's peak whose tail is nearest to a power law."""
+    """The start, up to the histogram's peak, whose tail is nearest to a power law."""
     logs = spectrum.log10()
     counts = torch.histc(logs, _BINS, float(logs[0]), float(logs[-1]))
     width = (float(logs[-1]) - float(logs[0])) / _BINS
     peak = 10 ** (float(logs[0]) + (int(counts.argmax()) + 0.5) * width)
-    # The repository also has a lower limit, compared in other units and so all but off.
+    # The repository holds the eigenvalue against the logarithm of its lower limit, so that the
+    # limit hardly ever binds. The published exponents are of this, and so are these.
+    low = math.log10(0.95 * peak)
     candidates = [
-        i for i, value in enumerate(spectrum.tolist()[:-1]) if 0.95 * peak <= value <= 1.5 * peak
+        i for i, value in enumerate(spectrum.tolist()[:-1]) if low < value <= 1.5 * peak
     ]
     best, least = _middle(spectrum), math.inf
     for i in candidates:

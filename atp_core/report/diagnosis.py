@@ -28,7 +28,7 @@ from .figures import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from .._diagnose_result import ChainGrowth, DiagnosedAllocation, DiagnoseResult
+    from ..diagnosed import ChainGrowth, DiagnosedAllocation, DiagnoseResult
 
 __all__ = ["depth_figure", "print_diagnosis"]
 
