@@ -14,7 +14,7 @@ from torch import nn
 
 from atp_core.allocation import AllocationRequest
 from atp_core.allocation._redundancy import cheapest_rates, similarity
-from atp_core.allocation.alphapruning import AlphaPruning, _block_alpha, _middle, hill
+from atp_core.allocation.alphapruning import AlphaPruning, _block_alpha, _hill, _middle
 from atp_core.allocation.als import ALS
 from atp_core.allocation.atp import ATP
 from atp_core.allocation.budget import solve_scale
@@ -128,7 +128,7 @@ def test_the_exponent_of_a_planted_power_law() -> None:
     n, alpha = 20000, 2.6
     places = (torch.arange(n, dtype=torch.float64) + 0.5) / n
     spectrum = (1 - places) ** (-1 / (alpha - 1))  # quantiles of a Pareto law, ascending
-    found = hill(spectrum, 0)
+    found = _hill(spectrum, 0)
     assert found is not None and found == pytest.approx(alpha, rel=1e-2)
 
 

@@ -112,6 +112,14 @@ def test_the_lemma_is_false_for_wide_ones() -> None:
     assert float(torch.linalg.eigvalsh(a.T @ a)[0]) == 0.0, "and with the right constant it is void"
 
 
+def test_one_threshold_can_make_a_square_matrix_singular() -> None:
+    weight = torch.tensor([[3.0, 2.0, 1.0], [1.0, 3.0, 2.0], [0.2, 0.1, 0.3]])
+    assert float(torch.linalg.svdvals(weight)[-1]) > 0.1
+    assert float(torch.linalg.svdvals(masked(weight, 0.4))[-1]) < 1e-6
+    by_row = torch.stack([masked(row, 0.4) for row in weight])
+    assert float(torch.linalg.svdvals(by_row)[-1]) > 0.1
+
+
 def test_an_error_need_not_be_handed_on() -> None:
     """The bound of Theorem 3.2 drops a cross term: pruning can undo what the inputs lost."""
     weight, pruned = torch.tensor([[1.0, 1.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])

@@ -80,13 +80,13 @@ def _block_alpha(block: Block, start: Callable[[torch.Tensor], int]) -> float | 
         # zero singular value grows like the root of the side, times ε of float32.
         rounding = max(weight.shape) * torch.finfo(torch.float32).eps ** 2
         spectrum = spectrum[spectrum > float(spectrum[-1]) * rounding]
-        alpha = hill(spectrum, start(spectrum)) if spectrum.numel() > 1 else None
+        alpha = _hill(spectrum, start(spectrum)) if spectrum.numel() > 1 else None
         if alpha is not None:
             alphas.append(alpha)
     return sum(alphas) / len(alphas) if alphas else None
 
 
-def hill(spectrum: torch.Tensor, start: int) -> float | None:
+def _hill(spectrum: torch.Tensor, start: int) -> float | None:
     """The exponent of the tail from index `start`, or None where its values are equal to rounding.
 
     Args:
@@ -116,7 +116,7 @@ def _peak(spectrum: torch.Tensor) -> int:
     ]
     best, least = _middle(spectrum), math.inf
     for i in candidates:
-        alpha = hill(spectrum, i)
+        alpha = _hill(spectrum, i)
         if alpha is None:
             continue
         tail = spectrum[i:]

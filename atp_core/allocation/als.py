@@ -7,7 +7,7 @@ import math
 from ..records import Schedule
 from . import AllocationRequest
 from ._options import number, only
-from ._redundancy import cheapest_rates, similarity
+from ._redundancy import cheapest_rates, finite_inputs, similarity
 
 __all__ = ["ALS"]
 
@@ -19,7 +19,8 @@ class ALS:
     row i of ψ. What block i keeps is worth the mean of ω over blocks i to L; the program keeps the
     most worth under the budget, rates within `spread` of S (the paper finds keeping 30 to 70 % at
     S = 0.5 stable). The paper rounds to steps of 0.5 % and solves a second program inside blocks;
-    here the rates are exact and a block is uniform inside.
+    here the rates are exact and a block is uniform inside. Worth is
+    counted by parameter, so that where blocks differ in size it is not size that decides.
 
     Source: Li et al., "Adaptive Layer Sparsity for Large Language Models via Activation Correlation
     Assessment" (NeurIPS 2024); its repository holds no code.
@@ -36,12 +37,13 @@ class ALS:
 
         Raises:
             UsageError: the option is unknown or outside its range.
+            NumericalError: what enters a block is not finite.
         """
         only(self.name, request.options, "spread")
         reach = number(request.options, "spread", 0.2, 0.0, 1.0)
         rates = {}
         for chain in request.chains:
-            alike = similarity(request.shown.inputs(chain), centred=False)
+            alike = similarity(finite_inputs(chain, request.shown), centred=False)
             weights = [math.exp(-(sum(row) - 1.0) / (sum(row) / len(row))) for row in alike]
             worth = [sum(weights[i:]) / (len(weights) - i) for i in range(len(weights))]
             solved = cheapest_rates(

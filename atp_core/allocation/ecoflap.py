@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..errors import NumericalError
+from ..errors import NumericalError, UsageError
 from ..records import Block, PrunableWeight, Schedule
 from . import AllocationRequest, Observed
 from ._options import choice, number, only, whole
@@ -51,7 +51,9 @@ class ECoFLaP:
         margin = number(options, "margin", 0.1, 0.0, 1.0)
         per = choice(options, "per", "block", "block", "weight")
         generator = torch.Generator().manual_seed(whole(options, "seed", 0, 0))
-        across = bool(options.get("across", False))
+        across = options.get("across", False)
+        if not isinstance(across, bool):
+            raise UsageError(f"the option 'across' must be true or false, not {across!r}")
         groups = [
             ([(chain.name, block) for block in chain.blocks], request.sparsity[chain.name])
             for chain in request.chains
