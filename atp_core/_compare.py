@@ -4,80 +4,23 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
+from ._contenders import Contender
 from ._session import Session
 from ._tasks import Found
 from ._workflow import Pruning, identity
 from .compared import ComparedCell, CompareResult
-from .errors import AtpError, UsageError
+from .errors import AtpError
 from .recipe import Recipe
 from .records import Schedule
 from .results import peak_memory_bytes
 from .trials.journal import Journal
 
-__all__ = ["Comparing", "Contender", "contenders"]
-
-SEARCHES = ("bayes-",)
-"""Allocations that "all" leaves out, because each takes many trials: they are named."""
-
-
-@dataclass(frozen=True)
-class Contender:
-    """One allocation in a comparison.
-
-    Attributes:
-        label: as the user wrote it, e.g. "owl:lambda=0.1".
-        settings: what it changes in the recipe.
-    """
-
-    label: str
-    settings: Mapping[str, Any]
-
-
-def contenders(texts: Sequence[str], offered: Sequence[str]) -> list[Contender]:
-    """Allocations by what a user writes; uniform sparsity comes first, named or not.
-
-    Args:
-        texts: names; ``name:option=value:option=value`` with settings; "all" for every allocation
-            that needs no search of its own; or the path of a schedule file (``….json``).
-        offered: names on offer.
-
-    Raises:
-        UsageError: an option has no value.
-    """
-    names: list[str] = ["uniform"]
-    for text in texts:
-        names += [n for n in offered if not n.startswith(SEARCHES)] if text == "all" else [text]
-    return [_contender(name) for name in dict.fromkeys(names)]
-
-
-def _contender(text: str) -> Contender:
-    if text.endswith(".json"):
-        return Contender(Path(text).stem, {"schedule": text, "allocation": "uniform"})
-    name, *pairs = text.split(":")
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not (key and equals and value):
-            raise UsageError(f"{pair!r} in the allocation {text!r} is not of the form option=value")
-        options[key] = _value(value)
-    return Contender(text, {"allocation": name, "allocation_options": options})
-
-
-def _value(text: str) -> bool | int | float | str:
-    if text in ("true", "false"):
-        return text == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text
+__all__ = ["Comparing"]
 
 
 class Comparing:
@@ -111,16 +54,7 @@ class Comparing:
             session.plugins.offers("allocators").check(recipe.allocation)
 
     def _recipe(self, method: str, sparsity: float, entrant: Contender) -> Recipe:
-        common = self._session.recipe.model_dump(exclude_unset=True)
-        settings = {**common, "method": method, "sparsity": sparsity, **entrant.settings}
-        made = Recipe.make({**settings, "output": None})
-        # β is a setting of those that have one; the others would refuse it.
-        allocator = self._session.plugins.offers("allocators")
-        allocator.check(made.allocation)
-        if not getattr(allocator.create(made.allocation), "takes_beta", False) or made.schedule:
-            plain = {"beta": "search", "beta_per_chain": False, "beta_step": None}
-            made = made.model_copy(update=plain)
-        return made
+        return entrant.recipe(self._session, {"method": method, "sparsity": sparsity})
 
     def identity(self) -> dict[str, Any]:
         """What must be equal for two comparisons to be the same one, cells aside."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from ._compare import Contender
+from ._contenders import Contender
 from ._session import Session
 from ._workflow import Pruning
 from .diagnosed import DiagnosedAllocation, DiagnosedSchedule, DiagnoseResult
@@ -73,16 +73,10 @@ class Diagnosing:
         self._main = Journal(None, {})
 
     def _recipe(self, entrant: Contender, sparsity: Any) -> Recipe:
-        common = self._session.recipe.model_dump(exclude_unset=True)
-        settings = {"beta": "auto", **common, **entrant.settings, "sparsity": sparsity}
-        if settings["beta"] == "search":
-            settings["beta"] = "auto"
-        made = Recipe.make({**settings, "output": None})
-        allocators = self._session.plugins.offers("allocators")
-        allocators.check(made.allocation)
-        if made.schedule or not getattr(allocators.create(made.allocation), "takes_beta", False):
-            made = made.model_copy(update={"beta": "search", "beta_per_chain": False})
-        return made
+        given = self._session.recipe
+        asked = given.beta if "beta" in given.model_fields_set else "auto"
+        beta = "auto" if asked == "search" else asked
+        return entrant.recipe(self._session, {"beta": beta, "sparsity": sparsity})
 
     def run(self) -> DiagnoseResult:
         """Measure everything; the weights are left as they were.

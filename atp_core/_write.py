@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ._json import without_non_finite
 from ._session import Session
 from .allocation.betas import beta_text
 from .allocation.uniform import Uniform
@@ -24,7 +25,7 @@ from .report.curves import beta_curves
 from .report.figures import objective_figure, rates_figure
 from .results import PruneResult, SearchResult
 
-__all__ = ["prepare_output", "write_output", "write_search"]
+__all__ = ["prepare_output", "write_findings", "write_output", "write_search"]
 
 
 def prepare_output(output: Path, *, overwrite: bool) -> None:
@@ -77,6 +78,24 @@ def write_search(session: Session, result: SearchResult, output: Path, *, overwr
         (work / "trials.jsonl").write_text(lines, encoding="utf-8")
         _figures(session, result, work)
         _write_common(session, result, work, result.to_json(), {})
+
+
+def write_findings(session: Session, work: Path, name: str, data: Mapping[str, Any]) -> None:
+    """Write what was found out about a model, with what atp says about it in ``atp.json``.
+
+    Args:
+        session: the model, and what all findings have in common.
+        work: the directory.
+        name: of the file that gets `data`.
+        data: JSON-ready but for NaN and infinity.
+    """
+    text = json.dumps(without_non_finite(data), indent=2, allow_nan=False)
+    (work / name).write_text(text + "\n", encoding="utf-8")
+    recipe = session.recipe.portable()
+    distribution = session.plugins.distribution(session.plugin)
+    provenance = collect_provenance(seed=recipe.seed, plugin_distribution=distribution)
+    provenance["model"] = session.loaded.provenance
+    write_sidecar(work, Sidecar(recipe=recipe.model_dump(mode="json"), provenance=provenance))
 
 
 def _write_common(

@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 from typing import Final
 
-from ._json import without_non_finite
 from ._session import Session
-from .checkpoint import Sidecar, atomic_directory, collect_provenance, write_sidecar
+from ._write import write_findings
+from .checkpoint import atomic_directory
 from .compared import ComparedCell, CompareResult
 from .report.figures import rates_figure
 from .report.quality import quality_figure
@@ -27,20 +27,13 @@ def write_comparison(
 ) -> None:
     """Write ``compare.json``, ``schedules/``, ``atp.json`` and figures."""
     with atomic_directory(output, overwrite_ok=overwrite) as work:
-        text = json.dumps(without_non_finite(result.to_json()), indent=2, allow_nan=False)
-        (work / COMPARISON_NAME).write_text(text + "\n", encoding="utf-8")
+        write_findings(session, work, COMPARISON_NAME, result.to_json())
         (work / "schedules").mkdir()
         for cell in result.cells:
             if cell.schedule is not None:
                 file = work / "schedules" / f"{_slug(cell)}.json"
                 file.write_text(json.dumps(cell.schedule.to_dict(), indent=2) + "\n", "utf-8")
         _figures(result, work)
-        recipe = session.recipe.portable()
-        distribution = session.plugins.distribution(session.plugin)
-        provenance = collect_provenance(seed=recipe.seed, plugin_distribution=distribution)
-        provenance["model"] = session.loaded.provenance
-        sidecar = Sidecar(recipe=recipe.model_dump(mode="json"), provenance=provenance)
-        write_sidecar(work, sidecar)
 
 
 def _slug(cell: ComparedCell) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Final
 
-from ._json import without_non_finite
 from ._session import Session
+from ._write import write_findings
 from .allocation.betas import beta_text
-from .checkpoint import Sidecar, atomic_directory, collect_provenance, write_sidecar
+from .checkpoint import atomic_directory
 from .diagnosed import DiagnosedAllocation, DiagnoseResult
 from .records import Schedule
 from .report.diagnosis import depth_figure
@@ -29,16 +28,9 @@ def write_diagnosis(
 ) -> None:
     """Write ``diagnose.json``, ``atp.json`` and figures."""
     with atomic_directory(output, overwrite_ok=overwrite) as work:
-        text = json.dumps(without_non_finite(result.to_json()), indent=2, allow_nan=False)
-        (work / DIAGNOSIS_NAME).write_text(text + "\n", encoding="utf-8")
+        write_findings(session, work, DIAGNOSIS_NAME, result.to_json())
         for suffix in (".png", ".svg"):
             _figures(result, work, suffix)
-        recipe = session.recipe.portable()
-        distribution = session.plugins.distribution(session.plugin)
-        provenance = collect_provenance(seed=recipe.seed, plugin_distribution=distribution)
-        provenance["model"] = session.loaded.provenance
-        sidecar = Sidecar(recipe=recipe.model_dump(mode="json"), provenance=provenance)
-        write_sidecar(work, sidecar)
 
 
 def _figures(result: DiagnoseResult, work: Path, suffix: str) -> None:

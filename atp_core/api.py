@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ._compare import Comparing, contenders
+from ._compare import Comparing
+from ._contenders import contenders
 from ._diagnose import Diagnosing
 from ._measure import Measuring, measure
 from ._plan import make_plan

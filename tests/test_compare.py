@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import atp_core
-from atp_core._compare import contenders
+from atp_core._contenders import contenders
 from atp_core._session import Session
 from atp_core.allocation.file import from_file
 from atp_core.cli import main

@@ -5,13 +5,9 @@ from __future__ import annotations
 from ..errors import UsageError
 from ..records import Schedule
 from . import AllocationRequest
-from .betas import by_chain, shortest
-from .budget import beta_max, solve_intercept
+from ._rising import rising
 
 __all__ = ["ATP"]
-
-# Limits are computed from S and L; a β that was computed from them must not fail by rounding.
-_TOLERANCE = 1e-12
 
 
 class ATP:
@@ -35,24 +31,4 @@ class ATP:
         beta = options.pop("beta", None)
         for option in options:
             raise UsageError(f"the atp allocation has no option {option!r}; it has 'beta'")
-        betas = by_chain(beta, [chain.name for chain in request.chains])
-        rates: dict[str, dict[str, float]] = {}
-        for chain in request.chains:
-            beta = betas[chain.name]
-            target = request.sparsity[chain.name]
-            limit = beta_max(target, len(chain.blocks))
-            # One block alone has no progression, so any β that others can use suits it.
-            if beta < 0.0 or (len(chain.blocks) > 1 and beta > limit + _TOLERANCE):
-                raise UsageError(
-                    f"β = {beta:g} lies outside [0, {limit:.6g}], its range for chain "
-                    f"{chain.name!r} with {len(chain.blocks)} blocks at sparsity {target:g}"
-                )
-            solved = solve_intercept(
-                [block.parameters for block in chain.blocks],
-                [beta * i for i in range(len(chain.blocks))],
-                target,
-            )
-            rates[chain.name] = {
-                block.name: rate for block, rate in zip(chain.blocks, solved, strict=True)
-            }
-        return Schedule(rates, request.target, self.name, shortest(betas))
+        return rising(request, self.name, beta, lambda beta, i, steps: beta * i)

@@ -6,12 +6,9 @@ from ..errors import UsageError
 from ..records import Schedule
 from . import AllocationRequest
 from ._options import number
-from .betas import by_chain, shortest
-from .budget import beta_max, solve_intercept
+from ._rising import rising
 
 __all__ = ["Power"]
-
-_TOLERANCE = 1e-12
 
 
 class Power:
@@ -41,22 +38,8 @@ class Power:
                 raise UsageError(
                     f"the power allocation has no option {option!r}; it has 'beta', 'exponent'"
                 )
-        betas = by_chain(beta, [chain.name for chain in request.chains])
-        rates = {}
-        for chain in request.chains:
-            target, steps = request.sparsity[chain.name], len(chain.blocks) - 1
-            limit = beta_max(target, len(chain.blocks))
-            own = betas[chain.name]
-            if own < 0.0 or (steps and own > limit + _TOLERANCE):
-                raise UsageError(
-                    f"β = {own:g} lies outside [0, {limit:.6g}], its range for chain "
-                    f"{chain.name!r} with {len(chain.blocks)} blocks at sparsity {target:g}"
-                )
-            solved = solve_intercept(
-                [block.parameters for block in chain.blocks],
-                [own * steps * (i / steps) ** exponent if steps else 0.0 for i in range(steps + 1)],
-                target,
-            )
-            names = [block.name for block in chain.blocks]
-            rates[chain.name] = dict(zip(names, solved, strict=True))
-        return Schedule(rates, request.target, self.name, shortest(betas))
+
+        def offset(beta: float, i: int, steps: int) -> float:
+            return beta * steps * (i / steps) ** exponent if steps else 0.0
+
+        return rising(request, self.name, beta, offset)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich_click as click
 
+from .._settings import setting_value
 from ..errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +18,9 @@ __all__ = [
     "data_options",
     "label_options",
     "load_options",
+    "names_of",
     "output_options",
+    "rates_of",
     "recipe_from",
     "schedule_options",
 ]
@@ -31,6 +34,23 @@ def _numbers(text: str) -> float | dict[str, float]:
         return float(text)
     pairs = [pair.split("=", 1) for pair in text.split(",")]
     return {chain.strip(): float(value) for chain, value in pairs}
+
+
+def names_of(text: str) -> list[str]:
+    """The names in a list such as ``uniform,atp``."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def rates_of(option: str, text: str) -> list[float]:
+    """The numbers in a list such as ``0.5,0.6,0.7``.
+
+    Raises:
+        UsageError: one is no number; names the option.
+    """
+    try:
+        return [float(part) for part in names_of(text)]
+    except ValueError:
+        raise UsageError(f"{option} {text!r} is not of the form 0.5,0.6,0.7") from None
 
 
 class SparsityParam(click.ParamType[Any]):
@@ -62,20 +82,8 @@ class SettingsParam(click.ParamType[Any]):
             name, equals, text = (part.strip() for part in pair.partition("="))
             if not (name and equals and text):
                 self.fail(f"{pair!r} is not of the form name=value", param, ctx)
-            settings[name] = _value(text)
+            settings[name] = setting_value(text)
         return settings
-
-
-def _value(text: str) -> bool | int | float | str:
-    """A number, true or false, or else the text itself."""
-    if text in ("true", "false"):
-        return text == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text
 
 
 class BetaParam(click.ParamType[Any]):
@@ -339,7 +347,7 @@ def recipe_from(source: str | None, recipe_file: Path | None, options: Mapping[s
     settings = Recipe.read(recipe_file) if recipe_file is not None else {}
     given = {key: value for key, value in options.items() if value is not None}
     if isinstance(chains := given.get("chains"), str):
-        given["chains"] = [name.strip() for name in chains.split(",") if name.strip()]
+        given["chains"] = names_of(chains)
     for key in ("schedule", "output", "task_data", "include_path"):
         if key in given:
             given[key] = str(given[key])

@@ -7,9 +7,8 @@ from typing import Any
 
 import rich_click as click
 
-from ..errors import UsageError
 from ._console import emit_json, stdout
-from ._options import BetaParam, data_options, load_options, task_options
+from ._options import BetaParam, data_options, load_options, names_of, rates_of, task_options
 
 __all__ = ["command"]
 
@@ -71,20 +70,20 @@ def command(
     The model and the calibration data are read once. -o gets compare.json, every schedule (for
     `atp prune --schedule`) and figures.
     """
-    sparsities = _numbers(sparsity)
+    sparsities = rates_of("--sparsity", sparsity)
     from ..api import compare
     from ..report.quality import print_compared
     from ._progress import bars
 
     settings = {key: value for key, value in options.items() if value is not None}
     if "chains" in settings:
-        settings["chains"] = _names(settings["chains"])
+        settings["chains"] = names_of(settings["chains"])
     with bars() as progress:
         result = compare(
             source,
-            allocations=_names(allocations),
+            allocations=names_of(allocations),
             sparsities=sparsities,
-            methods=_names(methods),
+            methods=names_of(methods),
             output=output,
             resume=resume,
             overwrite=overwrite,
@@ -95,14 +94,3 @@ def command(
         emit_json(result.to_json())
     else:
         print_compared(result, stdout())
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(part) for part in _names(text)]
-    except ValueError:
-        raise UsageError(f"--sparsity {text!r} is not of the form 0.5,0.6,0.7") from None

@@ -7,9 +7,8 @@ from typing import Any
 
 import rich_click as click
 
-from ..errors import UsageError
 from ._console import emit_json, stdout
-from ._options import BetaParam, SparsityParam, data_options, load_options
+from ._options import BetaParam, SparsityParam, data_options, load_options, names_of, rates_of
 
 __all__ = ["command"]
 
@@ -84,18 +83,18 @@ def command(
     Prunes block by block beside a dense twin, and tells the error of every block, by how much it
     grows from block to block, and the β that follows. -o gets diagnose.json and figures.
     """
-    sparsities = None if at is None else _numbers(at)
+    sparsities = None if at is None else rates_of("--at", at)
     from ..api import diagnose
     from ..report.diagnosis import print_diagnosis
     from ._progress import bars
 
     settings = {key: value for key, value in options.items() if value is not None}
     if "chains" in settings:
-        settings["chains"] = _names(settings["chains"])
+        settings["chains"] = names_of(settings["chains"])
     with bars() as progress:
         result = diagnose(
             source,
-            allocations=_names(allocations),
+            allocations=names_of(allocations),
             sparsities=sparsities,
             points=beta_points or 0,
             output=output,
@@ -107,14 +106,3 @@ def command(
         emit_json(result.to_json())
     else:
         print_diagnosis(result, stdout(), output=output)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(part) for part in _names(text)]
-    except ValueError:
-        raise UsageError(f"--at {text!r} is not of the form 0.5,0.6,0.7") from None

@@ -13,17 +13,7 @@ from rich.table import Table
 
 from .._document.wording import duration, number
 from ..allocation.betas import beta_text
-from .figures import (
-    _COLUMNS,
-    _DASHES,
-    _MARKERS,
-    COLOURS,
-    T,
-    _legend,
-    _over_depth,
-    _shown,
-    drawing,
-)
+from .figures import COLUMNS, T, drawing, legend, line, over_depth
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,8 +34,8 @@ def depth_figure(errors: Mapping[str, Mapping[str, Sequence[float]]], target: T)
         What was written to.
     """
     chains = list(dict.fromkeys(chain for own in errors.values() for chain in own))
-    columns = max(min(len(chains), _COLUMNS), 1)
-    rows = math.ceil(len(chains) / _COLUMNS) or 1
+    columns = max(min(len(chains), COLUMNS), 1)
+    rows = math.ceil(len(chains) / COLUMNS) or 1
     size = (6.4 if columns == 1 else 9.6, 0.9 + 3.5 * rows)
     with drawing(target, size) as figure:
         panels = figure.subplots(rows, columns, squeeze=False).flatten()
@@ -56,7 +46,7 @@ def depth_figure(errors: Mapping[str, Mapping[str, Sequence[float]]], target: T)
             _draw(panels[i], own, chain if len(chains) > 1 else "")
             if i % columns == 0:
                 panels[i].set_ylabel("relative squared error")
-        _legend(figure, panels[0])
+        legend(figure, panels[0])
     return target
 
 
@@ -67,19 +57,10 @@ def _draw(panel: Axes, errors: Mapping[str, Sequence[float]], title: str) -> Non
         # A logarithm has no place for an error of 0.
         points = [(k, e) for k, e in enumerate(own, 1) if math.isfinite(e) and e > 0]
         drawn += [e for _, e in points]
-        panel.plot(
-            [k for k, _ in points],
-            [e for _, e in points],
-            label=_shown(name),
-            color=COLOURS[i % len(COLOURS)],
-            linestyle=_DASHES[i % len(_DASHES)],
-            marker=_MARKERS[i % len(_MARKERS)],
-            markevery=max(1, len(points) // 12),
-            markersize=6,
-        )
+        line(panel, i, name, points)
     if title:
         panel.set_title(title)
-    _over_depth(panel, depth)
+    over_depth(panel, depth)
     if drawn:
         _logarithmic(panel, math.log10(max(drawn) / min(drawn)))
 

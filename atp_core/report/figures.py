@@ -20,7 +20,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "T", "Target", "drawing", "errors_figure", "objective_figure", "rates_figure"]
+__all__ = [
+    "COLOURS",
+    "COLUMNS",
+    "T",
+    "Target",
+    "drawing",
+    "errors_figure",
+    "legend",
+    "line",
+    "objective_figure",
+    "over_depth",
+    "rates_figure",
+]
 
 Target: TypeAlias = Path | StringIO
 """Where a figure goes: a file, whose suffix (".png", ".svg") settles the format, or a text, which
@@ -53,7 +65,7 @@ _WIDTH = 5.2
 # Beyond this ratio of the extremes, a linear axis hides the minimum.
 _WIDE = 5.0
 # Panels beside each other; more would be too small on a phone.
-_COLUMNS = 2
+COLUMNS = 2
 # Characters of labels that fit in an inch of a legend's row, its handles aside.
 _DENSITY = 10
 
@@ -69,8 +81,8 @@ def rates_figure(schedules: Mapping[str, Schedule], target: T) -> T:
         What was written to.
     """
     chains = list(dict.fromkeys(chain for s in schedules.values() for chain in s.rates))
-    columns = min(len(chains), _COLUMNS)
-    rows = math.ceil(len(chains) / _COLUMNS)
+    columns = min(len(chains), COLUMNS)
+    rows = math.ceil(len(chains) / COLUMNS)
     size = (6.4 if columns == 1 else 9.6, 0.9 + 3.2 * rows)
     with drawing(target, size) as figure:
         panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
@@ -81,7 +93,7 @@ def rates_figure(schedules: Mapping[str, Schedule], target: T) -> T:
         for panel in panels[: len(chains) : columns]:
             panel.set_ylabel("sparsity")
         panels[0].set_ylim(_rate_limits(schedules))
-        _legend(figure, panels[0])
+        legend(figure, panels[0])
     return target
 
 
@@ -94,26 +106,32 @@ def _draw_rates(
     for i, (label, schedule) in enumerate(schedules.items()):
         rates = list(schedule.rates.get(chain, {}).values())
         depth = max(depth, len(rates))
-        panel.plot(
-            range(1, len(rates) + 1),
-            rates,
-            label=_shown(label),
-            color=COLOURS[i % len(COLOURS)],
-            linestyle=_DASHES[i % len(_DASHES)],
-            # Many markers would run into a band.
-            marker=_MARKERS[i % len(_MARKERS)],
-            markevery=max(1, len(rates) // 12),
-            markersize=6,
-        )
+        line(panel, i, label, list(enumerate(rates, 1)))
     if titled:
         panel.set_title(chain)
-    _over_depth(panel, depth)
+    over_depth(panel, depth)
     # Steps that are whole percents.
     panel.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
     panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
 
-def _over_depth(panel: Axes, depth: int) -> None:
+def line(panel: Axes, i: int, label: str, points: Sequence[tuple[int, float]]) -> None:
+    """Draw line number `i` of a panel over the blocks."""
+    panel.plot(
+        [block for block, _ in points],
+        [value for _, value in points],
+        label=_shown(label),
+        color=COLOURS[i % len(COLOURS)],
+        linestyle=_DASHES[i % len(_DASHES)],
+        # Many markers would run into a band.
+        marker=_MARKERS[i % len(_MARKERS)],
+        markevery=max(1, len(points) // 12),
+        markersize=6,
+    )
+
+
+def over_depth(panel: Axes, depth: int) -> None:
+    """Label and limit the axis of the blocks."""
     from matplotlib.ticker import MaxNLocator
 
     panel.set_xlabel("block, in the order of the forward pass")
@@ -180,7 +198,7 @@ def objective_figure(
         panel.set_ylabel(f"{metric} ({arrow} is better)")
         panel.margins(y=0.12)
         if stages:
-            _legend(figure, panel)
+            legend(figure, panel)
         else:
             text = panel.text(0.5, 0.5, "no trial gave a finite value", ha="center")
             text.set_transform(panel.transAxes)
@@ -204,20 +222,11 @@ def errors_figure(blocks: Sequence[tuple[float, float]], target: T) -> T:
         for i, errors in enumerate(zip(*blocks, strict=True)):
             # A logarithm has no place for an error of 0.
             points = [(k, e) for k, e in enumerate(errors, 1) if math.isfinite(e) and e > 0]
-            panel.plot(
-                [k for k, _ in points],
-                [e for _, e in points],
-                label=labels[i],
-                color=COLOURS[i],
-                linestyle=_DASHES[i],
-                marker=_MARKERS[i],
-                markevery=max(1, len(points) // 12),
-                markersize=6,
-            )
-        _over_depth(panel, len(blocks))
+            line(panel, i, labels[i], points)
+        over_depth(panel, len(blocks))
         panel.set_ylabel("relative squared error")
         _scale(panel, [e for pair in blocks for e in pair if math.isfinite(e) and e > 0])
-        _legend(figure, panel)
+        legend(figure, panel)
     return target
 
 
@@ -283,7 +292,7 @@ def _scale(panel: Axes, values: Sequence[float]) -> None:
     panel.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _legend(figure: Figure, panel: Axes) -> None:
+def legend(figure: Figure, panel: Axes) -> None:
     """A legend below the panels, in as many rows as its labels need."""
     handles, labels = panel.get_legend_handles_labels()
     longest = max(map(len, labels), default=1)
