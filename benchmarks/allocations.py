@@ -33,18 +33,27 @@ TEXTS = {
     "report_samples": 40,
 }
 BAYES = "bayes-tpe"
+SMOLLM2 = {
+    "source": "embedded:smollm2-135m",
+    **TEXTS,
+    "samples": 16,
+    "trial_samples": 8,
+    "search_samples": 8,
+    # On CPUs with AVX-512 BF16 three times as fast as float32.
+    "dtype": "bfloat16",
+}
 MODELS: dict[str, dict[str, Any]] = {
     "stories260k": {"source": "models/stories260k", **TEXTS, "samples": 32},
     "vit-cifar10": OTHERS["vit-cifar10"],
     "efficientnet-lite0": OTHERS["efficientnet-lite0"],
     "clip-cifar10": OTHERS["clip-cifar10"],
-    "smollm2-135m": {
-        "source": "embedded:smollm2-135m",
-        **TEXTS,
-        "samples": 32,
+    "smollm2-135m": {**SMOLLM2, "allocations": ["all"]},
+    "smollm2-135m, searches": {
+        **SMOLLM2,
         "sparsities": [0.7],
-        "allocations": ["all"],
+        "allocations": ["atp", BAYES, "bayes-gp"],
     },
+    "smollm2-135m, SparseGPT": {**SMOLLM2, "allocations": ["all"], "methods": ["sparsegpt"]},
 }
 
 
