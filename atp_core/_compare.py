@@ -64,9 +64,14 @@ class Comparing:
         return common
 
     def run(self, journal: Journal) -> CompareResult:
-        """Fill every cell that the journal does not have."""
+        """Fill every cell that the journal does not have.
+
+        Raises:
+            UsageError: a setting of an allocation, a schedule file or β is wrong.
+        """
         started = time.perf_counter()
         session = self._session
+        self._try_settings()
         cells: list[ComparedCell] = []
         dense = Pruning(session.again(self._first()), journal.within("dense/"))
         dense.report_metrics("dense", None)
@@ -94,6 +99,22 @@ class Comparing:
             seconds=time.perf_counter() - started,
             peak_memory_bytes=peak_memory_bytes(),
         )
+
+    def _try_settings(self) -> None:
+        """Ask for the schedules of what the user has set, before anything is pruned.
+
+        Raises:
+            UsageError: a setting is wrong, for one of the sparsities or all.
+        """
+        for (method, sparsity), entrant in itertools.product(self._grid, self._entrants):
+            recipe = self._recipes[method, sparsity, entrant.label]
+            session = self._session.again(recipe)
+            pruning = Pruning(session, Journal(None, {}))
+            fixed = pruning.takes_beta and not isinstance(recipe.beta, str)
+            if recipe.schedule or recipe.allocation_options or fixed:
+                beta = recipe.beta if fixed else 0.0
+                pruning.schedule(beta if pruning.takes_beta else None)
+            self._session.learn(session)
 
     def _first(self) -> Recipe:
         return next(iter(self._recipes.values()))

@@ -15,7 +15,7 @@ from atp_core._contenders import contenders
 from atp_core._session import Session
 from atp_core.allocation.file import from_file
 from atp_core.cli import main
-from atp_core.errors import UnknownNameError, UsageError
+from atp_core.errors import NumericalError, UnknownNameError, UsageError
 from atp_core.recipe import Recipe
 from atp_core.records import Source
 
@@ -93,15 +93,48 @@ def test_an_interrupted_comparison_goes_on_and_gives_the_same(
     )  # fmt: skip
 
 
-def test_one_object_on_stdout(model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["compare", model, "--allocations", "atp:beta=1,dlp", "-s", "0.6", "--beta", "0.01"]
+def test_one_object_on_stdout(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsuited(*_: Any) -> None:
+        raise NumericalError("no spectrum")
+
+    monkeypatch.setattr("atp_core.allocation.owl.OWL.allocate", unsuited)
+    words = ["compare", model, "--allocations", "owl,dlp", "-s", "0.6"]
     words += ["--samples", "4", "--seqlen", "32", "--report-samples", "2", "--json"]
     assert main(words) == 0
     told = json.loads(capsys.readouterr().out)
     cells = {cell["allocation"]: cell for cell in told["cells"]}
-    assert "option of its own" in cells["atp:beta=1"]["error"], "it is recorded, and others run"
+    assert cells["owl"]["error"] == "no spectrum", "it is recorded, and others run"
     assert cells["dlp"]["error"] == ""
     assert cells["dlp"]["metrics"]["perplexity"]["value"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--allocations", "atp:beta=1"], "option of its own"),
+        (["--allocations", "uniform,owl:lambda=7"], "'lambda' must be a number in"),
+        (["--allocations", "dlp:lambda=0.1"], "no option 'lambda'"),
+        (["--allocations", "missing.json"], "missing.json"),
+        (["--allocations", "bayes-tpe:trials=0"], "whole number from 1"),
+        (["--allocations", "atp", "--beta", "0.9"], "range"),
+    ],
+)
+def test_mistakes_end_the_run_before_anything_is_pruned(
+    model: str,
+    words: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def pruned(*_: Any, **__: Any) -> None:
+        raise AssertionError("nothing may be pruned")
+
+    monkeypatch.setattr(Session, "prune", pruned)
+    small = ["--samples", "4", "--seqlen", "32", "--report-samples", "2"]
+    assert main(["compare", model, "-s", "0.6", *words, *small]) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

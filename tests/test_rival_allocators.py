@@ -171,6 +171,15 @@ def test_what_rounding_leaves_of_the_rank_is_not_in_the_tail() -> None:
     assert _block_alpha(chain.blocks[0], _middle) == pytest.approx(own, rel=1e-3)
 
 
+def test_a_weight_that_is_not_finite_is_named() -> None:
+    chain = chain_of([[(6, 5)], [(6, 5)]])
+    weight = chain.blocks[1].weights[0]
+    with torch.no_grad():
+        weight.matrix()[2, 3] = math.nan
+    with pytest.raises(NumericalError, match=weight.name):
+        rates(AlphaPruning(), chain, 0.5)
+
+
 def plain_alpha(values: list[float], estimator: str) -> float:
     def at(start: int) -> tuple[float, float]:
         tail = values[start:]

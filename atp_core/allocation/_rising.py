@@ -31,7 +31,7 @@ def rising(
     Raises:
         UsageError: β is missing or outside its range.
     """
-    betas = by_chain(beta, [chain.name for chain in request.chains])
+    betas = by_chain(beta, [chain.name for chain in request.chains], name)
     rates: dict[str, dict[str, float]] = {}
     for chain in request.chains:
         own, target = betas[chain.name], request.sparsity[chain.name]

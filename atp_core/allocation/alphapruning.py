@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 
+from ..errors import NumericalError
 from ..records import Block, Schedule
 from . import AllocationRequest
 from ._options import choice, number, only
@@ -48,6 +49,7 @@ class AlphaPruning:
 
         Raises:
             UsageError: an option is unknown or outside its range.
+            NumericalError: a weight is not finite.
         """
         only(self.name, request.options, "epsilon", "estimator")
         epsilon = number(request.options, "epsilon", 0.3, 0.0, 1.0)
@@ -74,7 +76,13 @@ class AlphaPruning:
 def _block_alpha(block: Block, start: Callable[[torch.Tensor], int]) -> float | None:
     alphas = []
     for weight in block.weights:
-        values = torch.linalg.svdvals(weight.matrix().detach().float()).double().square()
+        matrix = weight.matrix().detach().float()
+        if not bool(matrix.isfinite().all()):
+            raise NumericalError(
+                f"{weight.name} has values that are not finite, so it has no spectrum; the "
+                "checkpoint is damaged, or its dtype too narrow"
+            )
+        values = torch.linalg.svdvals(matrix).double().square()
         spectrum = values.cpu().flip(0)
         # What is zero to rounding belongs to the rank, not to the tail. What rounding leaves of a
         # zero singular value grows like the root of the side, times ε of float32.

@@ -12,12 +12,13 @@ from ..records import Beta
 __all__ = ["beta_text", "by_chain", "shortest", "steepness"]
 
 
-def by_chain(beta: Any, chains: Sequence[str]) -> dict[str, float]:
+def by_chain(beta: Any, chains: Sequence[str], allocation: str = "atp") -> dict[str, float]:
     """β of every chain.
 
     Args:
         beta: a number for all, or chain → number.
         chains: names of the chains.
+        allocation: whose β it is.
 
     Raises:
         UsageError: it is neither, not finite, or not one for each chain.
@@ -28,7 +29,9 @@ def by_chain(beta: Any, chains: Sequence[str]) -> dict[str, float]:
         if chain not in chains:
             raise UnknownNameError("chain", chain, chains)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise UsageError("the atp allocation needs a number for β, e.g. --beta 0.005")
+            raise UsageError(
+                f"the {allocation} allocation needs a number for β, e.g. --beta 0.005"
+            )
         if not math.isfinite(value):
             raise UsageError(f"β must be a finite number, not {value}, e.g. --beta 0.005")
     for chain in chains:

@@ -30,7 +30,7 @@ class ER:
         """The rates of every chain.
 
         Raises:
-            UsageError: an option is unknown or outside its range.
+            UsageError: an option is given.
         """
         only(self.name, request.options)
 
