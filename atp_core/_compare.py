@@ -16,7 +16,7 @@ from ._workflow import Pruning, identity
 from .compared import ComparedCell, CompareResult
 from .errors import AtpError
 from .recipe import Recipe
-from .records import Schedule
+from .records import Beta, Schedule
 from .results import peak_memory_bytes
 from .trials.journal import Journal
 
@@ -110,10 +110,11 @@ class Comparing:
             recipe = self._recipes[method, sparsity, entrant.label]
             session = self._session.again(recipe)
             pruning = Pruning(session, Journal(None, {}))
-            fixed = pruning.takes_beta and not isinstance(recipe.beta, str)
-            if recipe.schedule or recipe.allocation_options or fixed:
-                beta = recipe.beta if fixed else 0.0
-                pruning.schedule(beta if pruning.takes_beta else None)
+            beta: Beta | None = 0.0 if pruning.takes_beta else None
+            if beta is not None and not isinstance(recipe.beta, str):
+                beta = recipe.beta
+            if recipe.schedule or recipe.allocation_options or beta:
+                pruning.schedule(beta)
             self._session.learn(session)
 
     def _first(self) -> Recipe:
