@@ -66,8 +66,8 @@ _WIDTH = 5.2
 _WIDE = 5.0
 # Panels beside each other; more would be too small on a phone.
 COLUMNS = 2
-# Characters of labels that fit in an inch of a legend's row, its handles aside.
-_DENSITY = 10
+# Share of the width that a legend may take.
+_FULL = 0.98
 
 
 def rates_figure(schedules: Mapping[str, Schedule], target: T) -> T:
@@ -295,10 +295,12 @@ def _scale(panel: Axes, values: Sequence[float]) -> None:
 def legend(figure: Figure, panel: Axes) -> None:
     """A legend below the panels, in as many rows as its labels need."""
     handles, labels = panel.get_legend_handles_labels()
-    longest = max(map(len, labels), default=1)
-    fitting = int(figure.get_figwidth() * _DENSITY / (longest + 6))
-    columns = max(1, min(len(labels), fitting))
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+    for rows in range(1, len(labels) + 1):
+        columns = -(-len(labels) // rows)
+        shown = figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+        if columns == 1 or shown.get_window_extent().width < _FULL * figure.bbox.width:
+            return
+        shown.remove()
 
 
 def _shown(label: str) -> str:
