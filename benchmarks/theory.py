@@ -15,6 +15,7 @@ shifted to the budget again.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -100,9 +101,7 @@ def nested(session: Session) -> dict[str, dict[str, float]]:
                 for name, score in scores.items():
                     errors = _errors(matrix, score, gram.matrix.double())
                     counts[name][0] += STEPS
-                    counts[name][1] += sum(
-                        a <= b for a, b in zip(errors, errors[1:], strict=False)
-                    )
+                    counts[name][1] += sum(a <= b for a, b in itertools.pairwise(errors))
     return {name: {"steps": n, "rose": rose / n} for name, (n, rose) in counts.items()}
 
 
