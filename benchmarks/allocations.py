@@ -33,6 +33,7 @@ TEXTS = {
     "report_samples": 40,
 }
 BAYES = "bayes-tpe"
+_SHOWN = ("name", "value", "stderr", "n", "unit", "higher_is_better", "split")
 SMOLLM2 = {
     "source": "embedded:smollm2-135m",
     **TEXTS,
@@ -90,14 +91,43 @@ def _compare(name: str, settings: dict[str, Any], folder: Path) -> None:
         source, **asked, **settings, output=output, resume=True, progress=Lines()
     )
     data = result.to_json()
-    for cell in data["cells"]:
-        cell["trials"] = len(cell["trials"])
+    data["cells"] = [_short(cell) for cell in data["cells"]]
     data["dense"] = metrics_to_dict(result.dense)
     data["command"] = _command(source, asked, settings)
     found = json.loads(OUTPUT.read_text("utf-8")) if OUTPUT.exists() else {}
     found[name] = data
     ordered = {known: found[known] for known in MODELS if known in found}
-    OUTPUT.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    OUTPUT.write_text(_written(ordered), "utf-8")
+
+
+def _short(cell: dict[str, Any]) -> dict[str, Any]:
+    """What the tables need, and the rates by chain."""
+    schedule: dict[str, Any] = cell.pop("schedule") or {"rates": {}}
+    rates = {
+        chain: [round(rate, 4) for rate in own.values()]
+        for chain, own in schedule["rates"].items()
+    }
+    metrics = {
+        name: {key: metric[key] for key in _SHOWN} for name, metric in cell["metrics"].items()
+    }
+    return {
+        **cell,
+        "trials": len(cell["trials"]),
+        "metrics": metrics,
+        "beta": schedule.get("beta"),
+        "rates": rates,
+    }
+
+
+def _written(found: dict[str, Any]) -> str:
+    """JSON with a line a cell."""
+    text = json.dumps(
+        {name: {**data, "cells": []} for name, data in found.items()}, indent=1, ensure_ascii=False
+    )
+    for data in found.values():
+        cells = ",\n   ".join(json.dumps(cell, ensure_ascii=False) for cell in data["cells"])
+        text = text.replace('"cells": []', f'"cells": [\n   {cells}\n  ]', 1)
+    return text + "\n"
 
 
 def _command(source: str, asked: dict[str, Any], settings: dict[str, Any]) -> str:

@@ -322,6 +322,7 @@ def results_page() -> str:
         "regret": _regret_table,
         "allocations": _allocations_tables,
         "allocations_commands": _allocations_commands,
+        "theory": _theory_table,
         "zero_shot": _zero_shot_table,
         "zero_shot_differences": _zero_shot_differences,
         "zero_shot_commands": _zero_shot_commands,
@@ -499,6 +500,27 @@ def _compared_cell(cell: Mapping[str, Any], metric: str, best: bool) -> str:
 
 def _allocations_commands() -> str:
     return "\n".join(found["command"] for found in _allocations().values())
+
+
+def _theory_table() -> str:
+    """Nested masks and sorted schedules, a line a model."""
+    found = json.loads((RESULTS / "theory.json").read_text("utf-8"))
+    rows = [
+        "| model | steps of masks | error rose | schedules | rising wins | falling wins | "
+        "random beats uniform | rising beats uniform |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, model in found.items():
+        masks, orders = model["nested"].values(), model["orders"]
+        steps = sum(one["steps"] for one in masks)
+        rose = sum(one["steps"] * one["rose"] for one in masks) / steps
+        shares = [orders[key] for key in (
+            "rising wins", "falling wins", "random beats uniform", "rising beats uniform",
+        )]  # fmt: skip
+        told = " | ".join(f"{100 * share:.0f} %" for share in shares)
+        count = len(orders["schedules"])
+        rows.append(f"| {name} | {steps} | {100 * rose:.1f} % | {count} | {told} |")
+    return "\n".join(rows)
 
 
 def _zero_shot() -> dict[str, Any]:
