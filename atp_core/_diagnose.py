@@ -146,6 +146,7 @@ class Diagnosing:
                 session.calibration,
                 device=session.device,
                 progress=session.progress,
+                dense_inputs=recipe.inputs == "dense",
             )
         except AtpError as error:
             failures.append(error)

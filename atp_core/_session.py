@@ -13,6 +13,7 @@ from ._observed import ModelObserved
 from ._plugins import Plugins, build_manager
 from .allocation import AllocationRequest, Allocator
 from .allocation.budget import beta_max
+from .engine.dense import DenseStatistics
 from .engine.placement import resolve_device
 from .engine.pruning import PruneOptions, PruneReport
 from .engine.snapshot import Snapshot
@@ -78,6 +79,7 @@ class Session:
         self._calibration: Calibration | None = None
         self._snapshot: Snapshot | None = None
         self._observed: ModelObserved | None = None
+        self._dense: dict[tuple[str, int], DenseStatistics] = {}
         self._examples: dict[Split, frozenset[str]] = {}
         self._seen: set[Split] = set()
 
@@ -102,6 +104,8 @@ class Session:
         self._examples.update(other._examples)
         self._seen |= other._seen
         same = [chain.name for chain in self.chains] == [chain.name for chain in other.chains]
+        if same:
+            self._dense.update(other._dense)
         if self._observed is None and other._observed is not None and same:
             self._observed = other._observed.shared(self)
 
@@ -374,11 +378,12 @@ class Session:
         """
         snapshot = self.snapshot  # taken while the weights are still those that were loaded
         self.restore()
-        calibration = None
-        if method.calibrated:
-            calibration = self.calibration
-            if samples is not None and samples < calibration.samples:
-                calibration = calibration.subset(samples)
+        calibration = self._first(samples) if method.calibrated else None
+        dense = self.recipe.inputs == "dense"
+        statistics = None
+        # Where they are small, those of all blocks are kept, for the next schedule too.
+        if dense and calibration is not None and getattr(method, "small_statistics", False):
+            statistics = self._dense_statistics(method, calibration)
         snapshot.stale = True
         self.loaded.pruned = True
         report: PruneReport = self.plugins.caller("atp_prune", self.plugin)(
@@ -387,9 +392,23 @@ class Session:
             schedule=schedule,
             method=method,
             calibration=calibration,
-            options=PruneOptions(self.device, self.progress, title),
+            options=PruneOptions(self.device, self.progress, title, dense, statistics),
         )
         return report
+
+    def _first(self, samples: int | None) -> Calibration:
+        calibration = self.calibration
+        if samples is None or samples >= calibration.samples:
+            return calibration
+        return calibration.subset(samples)
+
+    def _dense_statistics(self, method: Method, calibration: Calibration) -> DenseStatistics:
+        key = (method.name, calibration.samples)
+        if key not in self._dense:
+            self._dense[key] = DenseStatistics.take(
+                self.chains, method, calibration, device=self.device, progress=self.progress
+            )
+        return self._dense[key]
 
     def save(self, directory: Path) -> Sequence[Path]:
         """Write the model in its ecosystem's own layout."""

@@ -332,6 +332,7 @@ class Pruning:
                 session.calibration.subset(self._trial_samples() or _TRIAL_LEAST),
                 device=session.device,
                 progress=session.progress,
+                dense_inputs=self._recipe.inputs == "dense",
             )
             targets, limits = session.targets(chains), session.beta_limits(chains)
             each = {

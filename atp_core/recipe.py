@@ -100,6 +100,8 @@ class Recipe(BaseModel):
     """Target sparsity S in [0, 1), or one for each chain by name."""
     method: _Name = "wanda"
     """How weights inside a block are chosen."""
+    inputs: Literal["pruned", "dense"] = "pruned"
+    """What statistics are taken on: what pruned blocks hand on, or what the dense ones do."""
     allocation: _Name = "atp"
     """How S is spread over blocks."""
     allocation_options: dict[_Name, bool | int | float | str] = {}

@@ -323,6 +323,7 @@ def results_page() -> str:
         "allocations": _allocations_tables,
         "allocations_commands": _allocations_commands,
         "theory": _theory_table,
+        "inputs": _inputs_table,
         "zero_shot": _zero_shot_table,
         "zero_shot_differences": _zero_shot_differences,
         "zero_shot_commands": _zero_shot_commands,
@@ -500,6 +501,30 @@ def _compared_cell(cell: Mapping[str, Any], metric: str, best: bool) -> str:
 
 def _allocations_commands() -> str:
     return "\n".join(found["command"] for found in _allocations().values())
+
+
+def _inputs_table() -> str:
+    """Both kinds of statistics beside each other, a line a model and sparsity."""
+    found = json.loads((RESULTS / "inputs.json").read_text("utf-8"))
+    rows = [
+        "| model | metric | S | uniform, pruned | uniform, dense | ATP, pruned | ATP, dense |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, cells in found.items():
+        by_key = {(c["sparsity"], c["allocation"], c["inputs"]): c for c in cells}
+        for sparsity in sorted({cell["sparsity"] for cell in cells}):
+            told = []
+            for allocation in ("uniform", "atp"):
+                pair = [by_key[sparsity, allocation, way] for way in ("pruned", "dense")]
+                better = max if pair[0]["higher_is_better"] else min
+                best = better(cell["value"] for cell in pair)
+                told += [
+                    f"**{_figure(cell)}**" if cell["value"] == best else _figure(cell)
+                    for cell in pair
+                ]
+            metric = cells[0]["metric"]
+            rows.append(f"| {name} | {metric} | {sparsity:g} | {' | '.join(told)} |")
+    return "\n".join(rows)
 
 
 def _theory_table() -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "data_options",
+    "inputs_option",
     "label_options",
     "load_options",
     "names_of",
@@ -112,6 +113,13 @@ def _apply(options: list[Any]) -> Callable[[F], F]:
     return decorate
 
 
+inputs_option = click.option(
+    "--inputs",
+    type=click.Choice(["pruned", "dense"]),
+    help="Take statistics on what pruned blocks hand on (default), or on what the dense model's "
+    "do: cheaper for wanda, and often better at high sparsity.",
+)
+
 schedule_options = _apply(
     [
         click.option(
@@ -126,6 +134,7 @@ schedule_options = _apply(
             metavar="NAME",
             help="Pruning method: wanda (default), sparsegpt, magnitude, or a plugin's.",
         ),
+        inputs_option,
         click.option(
             "--allocation",
             metavar="NAME",

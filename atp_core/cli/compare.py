@@ -8,7 +8,15 @@ from typing import Any
 import rich_click as click
 
 from ._console import emit_json, stdout
-from ._options import BetaParam, data_options, load_options, names_of, rates_of, task_options
+from ._options import (
+    BetaParam,
+    data_options,
+    inputs_option,
+    load_options,
+    names_of,
+    rates_of,
+    task_options,
+)
 
 __all__ = ["command"]
 
@@ -39,6 +47,7 @@ __all__ = ["command"]
     metavar="N",
     help="Calibration samples of a search trial (default a quarter of --samples, at least 8).",
 )
+@inputs_option
 @data_options
 @task_options
 @load_options

@@ -8,7 +8,15 @@ from typing import Any
 import rich_click as click
 
 from ._console import emit_json, stdout
-from ._options import BetaParam, SparsityParam, data_options, load_options, names_of, rates_of
+from ._options import (
+    BetaParam,
+    SparsityParam,
+    data_options,
+    inputs_option,
+    load_options,
+    names_of,
+    rates_of,
+)
 
 __all__ = ["command"]
 
@@ -57,6 +65,7 @@ __all__ = ["command"]
     help="Calibration samples error growth is measured on (default a quarter of --samples, at "
     "least 8).",
 )
+@inputs_option
 @data_options
 @load_options
 @click.option(

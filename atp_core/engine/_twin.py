@@ -27,7 +27,7 @@ class Pair:
         stop: where the pruned model stands; its calls carry the errors of the blocks before.
         calls: what the dense model called the block with, one entry a batch.
         wanted: the dense outputs, one tensor a batch.
-        statistics: those the method asks for, taken on the calls of the pruned model.
+        statistics: those the method asks for, on the calls of the pruned or of the dense model.
     """
 
     stop: Stop
@@ -54,7 +54,12 @@ class _Following(Placement):
 
 
 def pairs(
-    chains: Sequence[Chain], method: Method, calibration: Calibration, placement: Placement
+    chains: Sequence[Chain],
+    method: Method,
+    calibration: Calibration,
+    placement: Placement,
+    *,
+    dense_inputs: bool = False,
 ) -> Generator[Pair]:
     """Stop at every block, in order of execution; what the caller leaves in it is what goes on.
 
@@ -66,6 +71,7 @@ def pairs(
         method: says which statistics to take.
         calibration: what runs through both models.
         placement: where blocks run.
+        dense_inputs: take statistics on the calls of the dense model.
 
     Raises:
         ModelError: the model cannot be driven block by block.
@@ -81,7 +87,8 @@ def pairs(
             wanted = outputs(stop.block, calls, placement)
             statistics = BlockStatistics(stop.block, method)
             if method.calibrated:
-                statistics.run(stop.calls, calibration.batch_samples, placement)
+                seen = calls if dense_inputs else stop.calls
+                statistics.run(seen, calibration.batch_samples, placement)
             # The twin runs the block while it is still dense, and still on the device.
             twin = next(twins, twin)
             yield Pair(stop, calls, wanted, statistics)

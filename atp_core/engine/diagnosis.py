@@ -132,6 +132,7 @@ def measure_beta(
     *,
     device: torch.device | None,
     progress: Progress,
+    dense_inputs: bool = False,
 ) -> Growth:
     """Measure c and a under uniform sparsity; the weights are left as they were.
 
@@ -142,6 +143,7 @@ def measure_beta(
         calibration: a few samples.
         device: where blocks run; None leaves them where they are.
         progress: shown one step a block.
+        dense_inputs: take statistics on what enters the blocks of the dense model.
 
     Raises:
         NumericalError: errors are zero or not finite, so that nothing can be fitted.
@@ -154,7 +156,9 @@ def measure_beta(
         with (
             torch.inference_mode(),
             progress.task("measuring error growth", total) as advance,
-            closing(pairs(chains, method, calibration, placement)) as stops,
+            closing(
+                pairs(chains, method, calibration, placement, dense_inputs=dense_inputs)
+            ) as stops,
         ):
             for pair in stops:
                 stop = pair.stop

@@ -63,11 +63,12 @@ def measure_errors(
     *,
     device: torch.device | None,
     progress: Progress,
+    dense_inputs: bool = False,
 ) -> list[BlockError]:
     """Prune block by block and compare with a dense twin; the weights are left as they were.
 
     Every block is pruned as `atp_core.engine.pruning.prune_model` does it: with statistics that
-    were taken with the blocks before it already pruned.
+    were taken with the blocks before it already pruned, or still dense.
 
     Args:
         chains: the chains, dense.
@@ -76,6 +77,7 @@ def measure_errors(
         calibration: what runs through both models.
         device: where blocks run; None leaves them where they are.
         progress: shown one step a block.
+        dense_inputs: take statistics on what enters the blocks of the dense model.
 
     Returns:
         An error a block, in the order of `chains`.
@@ -100,7 +102,9 @@ def measure_errors(
         with (
             torch.inference_mode(),
             progress.task(f"measuring errors ({schedule.allocation})", len(rates)) as advance,
-            closing(pairs(chains, method, calibration, placement)) as stops,
+            closing(
+                pairs(chains, method, calibration, placement, dense_inputs=dense_inputs)
+            ) as stops,
         ):
             for pair in stops:
                 chain, block = pair.stop.chain, pair.stop.block

@@ -9,8 +9,8 @@ import torch
 from ..errors import ModelError
 from ..progress import Progress
 from ..records import Calibration, Chain
+from .dense import DenseStatistics
 from .lockstep import Call, Lockstep
-from .observation import BlockStatistics
 from .placement import Placement
 from .statistics import ColumnNorms
 
@@ -59,21 +59,21 @@ def input_norms(
         ModelError: the model cannot be driven block by block, or a weight is never used.
         NumericalError: activations are not finite.
     """
+    taken = DenseStatistics.take(
+        chains,
+        _Norms(),  # type: ignore[arg-type]
+        calibration,
+        device=device,
+        progress=progress,
+    )
     norms: dict[str, torch.Tensor] = {}
-    total = sum(len(chain.blocks) for chain in chains)
-    placement = Placement.of(chains, device)
-    with torch.inference_mode(), progress.task("looking at the dense model", total) as advance:
-        lockstep = Lockstep(calibration.forward, calibration.batches, chains, placement)
-        with lockstep:
-            for stop in lockstep:
-                seen = BlockStatistics(stop.block, _Norms())  # type: ignore[arg-type]
-                seen.run(stop.calls, calibration.batch_samples, placement)
-                for weight in stop.block.weights:
-                    found = seen.of(weight)
-                    if found is not None:
-                        assert isinstance(found, ColumnNorms)
-                        norms[weight.name] = found.squares.sqrt().cpu()
-                advance(stop.block.name)
+    for chain in chains:
+        for block in chain.blocks:
+            for weight in block.weights:
+                found = taken.of(block).of(weight)
+                if found is not None:
+                    assert isinstance(found, ColumnNorms)
+                    norms[weight.name] = found.squares.sqrt().cpu()
     return norms
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -12,6 +13,7 @@ from ..errors import DataError, NumericalError
 from ..methods import Method, Statistics
 from ..progress import NullProgress, Progress
 from ..records import Block, Calibration, Chain, LoadedModel, PrunableWeight, Schedule
+from .dense import DenseStatistics, repeated_notes
 from .lockstep import Lockstep
 from .observation import BlockStatistics
 from .placement import Placement
@@ -27,11 +29,15 @@ class PruneOptions:
         device: where blocks run; None leaves the model where it is.
         progress: shown one step a block.
         title: what the progress is called.
+        dense: take every block's statistics with the blocks before it still dense.
+        statistics: what the dense model showed, taken before; then nothing is run.
     """
 
     device: torch.device | None = None
     progress: Progress = field(default_factory=NullProgress)
     title: str = "pruning"
+    dense: bool = False
+    statistics: DenseStatistics | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,8 @@ def prune_model(
     """Prune `loaded` in place to the rates of `schedule`.
 
     Each block's statistics are taken with the blocks before it already pruned, so that errors
-    are seen where they arise. Every batch runs every block twice, never more.
+    are seen where they arise. With `options.dense` the blocks before it are still dense. Every
+    batch runs every block twice, never more, and not at all with `options.statistics`.
 
     Raises:
         DataError: `method` needs calibration data and there is none.
@@ -107,32 +114,53 @@ def prune_model(
         torch.inference_mode(),
         options.progress.task(options.title, total) as advance,
     ):
-        if not method.calibrated:
-            for chain in chains:
-                for block in chain.blocks:
-                    with placement.on_device(block.module):
-                        reports.append(prune_block(chain, block, rates[id(block)], method, None))
-                    advance(block.name)
+        known = options.statistics
+        if not method.calibrated or known is not None:
+            for chain, block in _walk(chains):
+                own = None if known is None else known.of(block)
+                rate = rates[id(block)]
+                reports.append(_prune_on_device(placement, chain, block, rate, method, own))
+                advance(block.name)
+            notes += () if known is None else known.notes
         else:
             if calibration is None or not calibration.batches:
                 raise DataError(f"{method.name} takes statistics and needs calibration data")
             lockstep = Lockstep(calibration.forward, calibration.batches, chains, placement)
+            # A block is pruned when all have reached it, or one later, when all have passed it.
+            passed: Callable[[], BlockReport] | None = None
             with lockstep:
                 for stop in lockstep:
                     statistics = BlockStatistics(stop.block, method)
                     rate = rates[id(stop.block)]
                     if rate > 0.0:
                         statistics.run(stop.calls, calibration.batch_samples, placement)
-                    reports.append(prune_block(stop.chain, stop.block, rate, method, statistics))
+                    at = (stop.chain, stop.block, rate)
+                    prune = partial(_prune_on_device, placement, *at, method, statistics)
+                    if passed is not None:
+                        reports.append(passed())
+                    if options.dense:
+                        passed = prune
+                    else:
+                        reports.append(prune())
                     advance(stop.block.name)
-            notes += [
-                f"{name} is called more than once in a forward; its statistics are those of the "
-                "first call"
-                for name in lockstep.repeated
-            ]
+            if passed is not None:
+                reports.append(passed())
+            notes += repeated_notes(lockstep)
     order = {(chain.name, block.name): i for i, (chain, block) in enumerate(_walk(chains))}
     reports.sort(key=lambda report: order[report.chain, report.name])
     return PruneReport(reports, time.perf_counter() - started, tuple(notes))
+
+
+def _prune_on_device(
+    placement: Placement,
+    chain: Chain,
+    block: Block,
+    rate: float,
+    method: Method,
+    statistics: BlockStatistics | None,
+) -> BlockReport:
+    with placement.on_device(block.module):
+        return prune_block(chain, block, rate, method, statistics)
 
 
 def prune_block(

@@ -53,7 +53,12 @@ class Pruned:
 
 
 class Method(Protocol):
-    """A pruning method."""
+    """A pruning method.
+
+    One whose statistics are small (norms of features, not Gram matrices) says so in an attribute
+    `small_statistics = True`: where those of the dense model are asked for, they are taken once and
+    kept for all blocks, and the trials of a search are pruned without running the model.
+    """
 
     @property
     def name(self) -> str:

@@ -23,6 +23,7 @@ class Wanda:
 
     name = "wanda"
     calibrated = True
+    small_statistics = True
 
     def statistics(self, in_features: int, device: torch.device) -> ColumnNorms:
         """Sums of squares of the input features."""
