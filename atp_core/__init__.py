@@ -13,7 +13,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import compare, diagnose, evaluate, inspect, load, plan, prune, search
+    from ._export import ExportResult
+    from .api import compare, diagnose, evaluate, export, inspect, load, plan, prune, search
     from .compared import CompareResult
     from .diagnosed import DiagnoseResult
     from .recipe import Recipe
@@ -26,6 +27,7 @@ __all__ = [
     "CompareResult",
     "DiagnoseResult",
     "EvaluateResult",
+    "ExportResult",
     "InspectResult",
     "PlanResult",
     "PruneResult",
@@ -36,6 +38,7 @@ __all__ = [
     "compare",
     "diagnose",
     "evaluate",
+    "export",
     "inspect",
     "load",
     "plan",
@@ -44,7 +47,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    **dict.fromkeys(("compare", "diagnose", "evaluate", "inspect"), "api"),
+    **dict.fromkeys(("compare", "diagnose", "evaluate", "export", "inspect"), "api"),
     **dict.fromkeys(("load", "plan", "prune", "search"), "api"),
     **dict.fromkeys(
         ("EvaluateResult", "InspectResult", "PlanResult", "PruneResult", "SearchResult"),
@@ -52,6 +55,7 @@ _HOMES = {
     ),
     "CompareResult": "compared",
     "DiagnoseResult": "diagnosed",
+    "ExportResult": "_export",
     "Recipe": "recipe",
     "Schedule": "records",
 }

@@ -11,6 +11,7 @@ COMMANDS = {
     "eval": "Measure a model.",
     "compare": "Compare allocations on one model.",
     "diagnose": "Show how errors grow over depth.",
+    "export": "Pack a pruned model, or unpack it.",
     "report": "Make one page about pruned models.",
     "inspect": "Show chains, blocks and zeros.",
     "plugins": "Show, check and write plugins.",

@@ -11,6 +11,7 @@ import torch
 
 from ._observed import ModelObserved
 from ._plugins import Plugins, build_manager
+from ._unpacked import Readable
 from .allocation import AllocationRequest, Allocator
 from .allocation.budget import beta_max
 from .engine.dense import DenseStatistics
@@ -47,6 +48,7 @@ class Session:
         source: the model, by name or in memory.
         progress: where long steps are shown.
         plugins: the plugins to use; found by discovery if None.
+        readable: what plugins read in place of `source`, where it is there already.
 
     Raises:
         AtpError: nothing handles the source, or a name in the recipe is unknown.
@@ -59,6 +61,7 @@ class Session:
         *,
         progress: Progress | None = None,
         plugins: Plugins | None = None,
+        readable: Readable | None = None,
     ) -> None:
         self.recipe = recipe
         self.source = source
@@ -68,7 +71,8 @@ class Session:
         self.plugins.offers("methods").check(recipe.method)
         self.plugins.offers("allocators").check(recipe.allocation)
         self.plugins.offers("executors").check(recipe.executor)
-        self.recognition = self.plugins.recognize(source, plugin=recipe.plugin)
+        self._readable = readable or Readable(source, self.progress)
+        self.recognition = self.plugins.recognize(self._readable.source, plugin=recipe.plugin)
         self.device: torch.device | None = (
             None
             if source.model is not None and recipe.device == "auto"
@@ -90,7 +94,13 @@ class Session:
             recipe: differs in what is done to the model, not in how it is loaded.
         """
         self.restore()
-        other = Session(recipe, self.source, progress=self.progress, plugins=self.plugins)
+        other = Session(
+            recipe,
+            self.source,
+            progress=self.progress,
+            plugins=self.plugins,
+            readable=self._readable,
+        )
         other._loaded, other._snapshot = self.loaded, self.snapshot
         other._chains = other.locate(self.loaded)
         other.learn(self)
@@ -143,7 +153,7 @@ class Session:
             revision=self.recipe.revision,
         )
         loaded: LoadedModel = self.plugins.caller("atp_load", self.plugin)(
-            source=self.source, request=request
+            source=self._readable.source, request=request
         )
         for name in ("seqlen", "classes", "templates"):
             if getattr(self.recipe, name) is not None and name not in loaded.takes:

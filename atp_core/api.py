@@ -11,6 +11,7 @@ from typing import Any
 from ._compare import Comparing
 from ._contenders import contenders
 from ._diagnose import Diagnosing
+from ._export import ExportResult, Form, export_directory
 from ._measure import Measuring, measure
 from ._plan import make_plan
 from ._plugins import Plugins
@@ -23,7 +24,7 @@ from ._write_evaluation import check_evaluation_target, write_evaluation
 from .compared import CompareResult
 from .diagnosed import DiagnoseResult
 from .errors import UsageError
-from .progress import Progress
+from .progress import NullProgress, Progress
 from .recipe import Recipe
 from .records import Beta, LoadedModel, Metric, Source
 from .results import EvaluateResult, InspectResult, PlanResult, PruneResult, SearchResult
@@ -33,6 +34,7 @@ __all__ = [
     "compare",
     "diagnose",
     "evaluate",
+    "export",
     "inspect",
     "load",
     "plan",
@@ -249,6 +251,33 @@ def diagnose(
     if target is not None:
         write_diagnosis(session, result, target, overwrite=overwrite)
     return result
+
+
+def export(
+    directory: str | Path,
+    *,
+    format: Form,
+    output: str | Path,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> ExportResult:
+    """Write a directory's model packed, or dense again, without loss.
+
+    Args:
+        directory: of safetensors files, e.g. what `prune` wrote.
+        format: "packed" (a bitmask and the nonzeros) or "dense" (what other tools load).
+        output: directory to write.
+        overwrite: replace an earlier output.
+        progress: shown one step a tensor.
+
+    Raises:
+        UsageError: the directory has that form already, or the output must not be written.
+        ModelError: it has no weights, or they are damaged.
+    """
+    return export_directory(
+        Path(directory), format, Path(output), overwrite=overwrite,
+        progress=progress or NullProgress(),
+    )  # fmt: skip
 
 
 def inspect(
