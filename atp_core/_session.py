@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ._observed import ModelObserved
+from ._memory import memory_need, room_for, size_text
 from ._plugins import Plugins, build_manager
 from .allocation import AllocationRequest, Allocator
 from .allocation.budget import beta_max
+from .checkpoint.atomic import scratch_directory
 from .engine.placement import resolve_device
 from .engine.pruning import PruneOptions, PruneReport
 from .engine.snapshot import Snapshot
-from .errors import AtpError, DataError, ModelError, UnknownNameError, UsageError
+from .engine.streaming import Stream, StreamSnapshot
+from .errors import AtpError, DataError, ModelError, PluginError, UnknownNameError, UsageError
 from .methods import Method
 from .progress import NullProgress, Progress
-from .recipe import Recipe
+from .recipe import Recipe, bytes_of
 from .records import (
     Calibration,
     Chain,
@@ -73,6 +76,7 @@ class Session:
             if source.model is not None and recipe.device == "auto"
             else resolve_device(recipe.device)
         )
+        self._open = contextlib.ExitStack()
         self._loaded: LoadedModel | None = None
         self._chains: Sequence[Chain] | None = None
         self._calibration: Calibration | None = None
@@ -80,6 +84,12 @@ class Session:
         self._observed: ModelObserved | None = None
         self._examples: dict[Split, frozenset[str]] = {}
         self._seen: set[Split] = set()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
 
     def again(self, recipe: Recipe) -> Session:
         """A session for another recipe on the same model, which is loaded and copied once.
@@ -130,11 +140,12 @@ class Session:
 
     # --- the model ---------------------------------------------------------------------------
 
-    def load(self, *, meta: bool = False) -> LoadedModel:
+    def load(self, *, meta: bool = False, stream: bool = False) -> LoadedModel:
         """A model from the source; every call loads anew."""
         request = LoadRequest(
             dtype=self.recipe.dtype,
             meta=meta,
+            stream=stream,
             trust_remote_code=self.recipe.trust_remote_code,
             revision=self.recipe.revision,
         )
@@ -156,9 +167,54 @@ class Session:
         """The model, loaded when first asked for."""
         if self._loaded is None:
             with self.progress.task(f"loading {self.source.text}", 1) as advance:
-                self._loaded = self.load()
+                self._loaded = self._streamed() if self.recipe.max_memory else self.load()
                 advance("")
         return self._loaded
+
+    def _streamed(self) -> LoadedModel:
+        """The model with its weights on disk.
+
+        Raises:
+            UsageError: it is in memory already, its plugin cannot stream it, or the memory allowed
+                does not suffice.
+        """
+        recipe = self.recipe
+        assert recipe.max_memory is not None
+        if self.source.model is not None:
+            raise UsageError("--max-memory is for a source on disk, and this model is in memory")
+        loaded = self.load(stream=True)
+        if loaded.store is None:
+            raise UsageError(
+                f"plugin {self.plugin!r} cannot stream {self.source.text}; leave out --max-memory"
+            )
+        every: Sequence[Chain] = self.plugins.caller("atp_locate", self.plugin)(loaded=loaded)
+        defaults = loaded.defaults
+        method = self.method()
+        need = memory_need(
+            loaded.model,
+            every,
+            method,
+            samples=(recipe.samples or defaults.get("samples")) if method.calibrated else 0,
+            seqlen=recipe.seqlen or defaults.get("seqlen"),
+            batch_size=recipe.batch_size,
+            compares=loaded.compares_on("report"),
+        )
+        found = room_for(need, bytes_of(recipe.max_memory))
+        output = None if recipe.output is None else Path(recipe.output)
+        size = sum(one.numel() * one.element_size() for one in loaded.model.parameters())
+        scratch = self._open.enter_context(scratch_directory(output, size))
+        stream = Stream(loaded.model, loaded.store, every, scratch, device=self.device)
+        self._open.callback(stream.close)
+        stream.progress, stream.room = self.progress, found.room
+        if found.on_disk:
+            stream.placement.park_in(scratch)
+        self.progress.note(
+            f"weights are streamed from disk; activations wait "
+            f"{'on disk' if found.on_disk else 'in memory'}; "
+            f"about {size_text(found.peak)} of memory in all"
+        )
+        loaded.stream = stream
+        return loaded
 
     def locate(self, loaded: LoadedModel, *, every: bool = False) -> Sequence[Chain]:
         """The chains the recipe asks for; where it names none, those pruned by default.
@@ -182,6 +238,8 @@ class Session:
         chains = [chain for chain in found if chain.name in asked]
         if not any(chain.parameters for chain in chains):
             raise ModelError(f"plugin {self.plugin!r} located no prunable weights in {names}")
+        if loaded.stream is not None:
+            loaded.stream.serve(chains)
         return chains
 
     @property
@@ -240,6 +298,11 @@ class Session:
             if self._chains is None or chains is not self._chains:
                 raise UsageError(
                     f"the {allocator.name} allocation looks at the weights, and none are loaded"
+                )
+            if "loss" in needs and self.loaded.stream is not None:
+                raise UsageError(
+                    f"the {allocator.name} allocation varies weights and measures the loss, which "
+                    "takes the whole model in memory; leave out --max-memory, or choose another"
                 )
             self.restore()
             observed = self._observed = self._observed or ModelObserved(self)
@@ -327,10 +390,18 @@ class Session:
     def whole_model_on_device(self) -> Iterator[None]:
         """The model where `--device` says, for what needs all of it at once; then back home.
 
+        One that is streamed brings its blocks there itself.
+
         Raises:
             AtpError: it does not fit.
         """
         model = self.loaded.model
+        if (stream := self.loaded.stream) is not None:
+            try:
+                yield
+            finally:
+                stream.evict()
+            return
         home = next(model.parameters()).device
         if self.device is None or self.device == home:
             yield
@@ -352,7 +423,8 @@ class Session:
     def snapshot(self) -> Snapshot:
         """The weights as they were loaded; sessions on one model share it, and so what it knows."""
         if self._snapshot is None:
-            self._snapshot = Snapshot(self.chains)
+            stream = self.loaded.stream
+            self._snapshot = Snapshot(self.chains) if stream is None else StreamSnapshot(stream)
         return self._snapshot
 
     def restore(self) -> None:
@@ -389,6 +461,14 @@ class Session:
             calibration=calibration,
             options=PruneOptions(self.device, self.progress, title),
         )
+        stream = self.loaded.stream
+        if stream is not None:
+            stream.evict()
+            if not stream.store.replaced:
+                raise PluginError(
+                    f"plugin {self.plugin!r} prunes in its own way and kept nothing of a model that "
+                    "is streamed; leave out --max-memory"
+                )
         return report
 
     def save(self, directory: Path) -> Sequence[Path]:

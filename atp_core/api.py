@@ -309,8 +309,10 @@ def run_prune(
     if output is not None:
         prepare_output(output, overwrite=overwrite)
     session = Session(recipe, source, progress=progress, plugins=plugins)
+    if output is None and recipe.max_memory is not None:
+        raise UsageError("a model that is streamed is not kept in memory; give an output directory")
     _check_beta(session)
-    with _journaled(session, output, resume, overwrite) as pruning:
+    with session, _journaled(session, output, resume, overwrite) as pruning:
         metrics: dict[str, Mapping[str, Metric]] = {"dense": pruning.report_metrics("dense", None)}
 
         def confirmed(beta: Beta) -> None:
@@ -332,7 +334,7 @@ def run_prune(
             comparisons=pruning.comparisons(),
             notes=[*pruning.notes(report), *_unmeasured(metrics)],
             total_parameters=_parameters(session.loaded),
-            model=session.loaded.model,
+            model=session.loaded.model if session.loaded.stream is None else None,
         )
         if output is not None:
             result = write_output(session, result, output, overwrite=overwrite)
@@ -353,7 +355,7 @@ def run_search(
         prepare_output(output, overwrite=overwrite)
     session = Session(recipe, source, progress=progress)
     _check_beta(session)
-    with _journaled(session, output, resume, overwrite) as pruning:
+    with session, _journaled(session, output, resume, overwrite) as pruning:
         result = pruning.search()
         session.restore()
         if output is not None:

@@ -32,10 +32,14 @@ class Stored:
     Attributes:
         dtype: in the spelling of safetensors, e.g. "F32".
         shape: its shape.
+        start: where its first byte stands in the file.
+        stop: where the byte after its last stands.
     """
 
     dtype: str
     shape: tuple[int, ...]
+    start: int = 0
+    stop: int = 0
 
 
 def read_header(path: Path) -> dict[str, Stored]:
@@ -60,7 +64,11 @@ def read_header(path: Path) -> dict[str, Stored]:
             entries = {name: told for name, told in header.items() if name != "__metadata__"}
             end = max((int(told["data_offsets"][1]) for told in entries.values()), default=0)
             found = {
-                name: Stored(str(told["dtype"]), tuple(map(int, told["shape"])))
+                name: Stored(
+                    str(told["dtype"]),
+                    tuple(map(int, told["shape"])),
+                    *(8 + length + int(offset) for offset in told["data_offsets"]),
+                )
                 for name, told in entries.items()
             }
         except (ValueError, TypeError, KeyError, IndexError, AttributeError):

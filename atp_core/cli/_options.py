@@ -18,6 +18,7 @@ __all__ = [
     "data_options",
     "label_options",
     "load_options",
+    "memory_options",
     "names_of",
     "output_options",
     "rates_of",
@@ -270,6 +271,17 @@ load_options = _apply(
             is_flag=True,
             default=None,
             help="Run code that ships with the checkpoint.",
+        ),
+    ]
+)
+
+memory_options = _apply(
+    [
+        click.option(
+            "--max-memory",
+            metavar="SIZE",
+            help="Keep within this main memory, e.g. 6GiB: weights are streamed from disk block by "
+            "block, and activations wait on disk where they do not fit.",
         ),
     ]
 )

@@ -158,6 +158,8 @@ def measure_beta(
         ):
             for pair in stops:
                 stop = pair.stop
+                if stop.chain.placement is not None:
+                    pristine.clear()  # the block before is on disk as it was
                 pristine.append(Snapshot([Chain(stop.chain.name, [stop.block])]))
 
                 def damage(rate: float, inputs: Sequence[Call], pair: Pair = pair) -> float:

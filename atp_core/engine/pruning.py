@@ -112,6 +112,7 @@ def prune_model(
                 for block in chain.blocks:
                     with placement.on_device(block.module):
                         reports.append(prune_block(chain, block, rates[id(block)], method, None))
+                        placement.keep(block.module)
                     advance(block.name)
         else:
             if calibration is None or not calibration.batches:
@@ -124,6 +125,7 @@ def prune_model(
                     if rate > 0.0:
                         statistics.run(stop.calls, calibration.batch_samples, placement)
                     reports.append(prune_block(stop.chain, stop.block, rate, method, statistics))
+                    placement.keep(stop.block.module)
                     advance(stop.block.name)
             notes += [
                 f"{name} is called more than once in a forward; its statistics are those of the "

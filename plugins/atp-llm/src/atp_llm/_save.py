@@ -25,9 +25,14 @@ def save(loaded: LoadedModel, directory: Path) -> Sequence[Path]:
         ModelError: transformers cannot write this model.
     """
     model: Any = loaded.model
+    stream = loaded.stream
+    # What is streamed writes its own shards; transformers writes all but those.
+    weights: dict[str, Any] = {} if stream is None else {"state_dict": {}}
     try:
         with quiet():
-            model.save_pretrained(directory, max_shard_size="5GB")
+            model.save_pretrained(directory, max_shard_size="5GB", **weights)
+        if stream is not None:
+            stream.export(directory)
         if loaded.processor is not None:
             loaded.processor.save_pretrained(directory)
     except (ValueError, RuntimeError, NotImplementedError) as error:
