@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ._memory import MemoryNeed, memory_need, room_for, size_text
 from ._observed import ModelObserved
-from ._memory import memory_need, room_for, size_text
 from ._plugins import Plugins, build_manager
 from .allocation import AllocationRequest, Allocator
 from .allocation.budget import beta_max
@@ -187,18 +187,13 @@ class Session:
             raise UsageError(
                 f"plugin {self.plugin!r} cannot stream {self.source.text}; leave out --max-memory"
             )
-        every: Sequence[Chain] = self.plugins.caller("atp_locate", self.plugin)(loaded=loaded)
-        defaults = loaded.defaults
-        method = self.method()
-        need = memory_need(
-            loaded.model,
-            every,
-            method,
-            samples=(recipe.samples or defaults.get("samples")) if method.calibrated else 0,
-            seqlen=recipe.seqlen or defaults.get("seqlen"),
-            batch_size=recipe.batch_size,
-            compares=loaded.compares_on("report"),
-        )
+        if "loss" in getattr(self.allocator(), "needs", ()):
+            raise UsageError(
+                f"the {recipe.allocation} allocation varies weights and measures the loss, which "
+                "takes the whole model in memory; leave out --max-memory, or choose another"
+            )
+        every = self._every(loaded)
+        need = self.memory_need(loaded)
         found = room_for(need, bytes_of(recipe.max_memory))
         output = None if recipe.output is None else Path(recipe.output)
         size = sum(one.numel() * one.element_size() for one in loaded.model.parameters())
@@ -216,6 +211,28 @@ class Session:
         loaded.stream = stream
         return loaded
 
+    def memory_need(self, loaded: LoadedModel) -> MemoryNeed:
+        """What the recipe takes in memory where the model is streamed.
+
+        Args:
+            loaded: the model, streamed or on the meta device.
+        """
+        recipe, defaults, method = self.recipe, loaded.defaults, self.method()
+        return memory_need(
+            loaded.model,
+            self._every(loaded),
+            method,
+            samples=(recipe.samples or defaults.get("samples")) if method.calibrated else 0,
+            seqlen=recipe.seqlen or defaults.get("seqlen"),
+            batch_size=recipe.batch_size,
+            compares=loaded.compares_on("report"),
+        )
+
+    def _every(self, loaded: LoadedModel) -> Sequence[Chain]:
+        """All chains of a model, whatever the recipe asks for."""
+        found: Sequence[Chain] = self.plugins.caller("atp_locate", self.plugin)(loaded=loaded)
+        return found
+
     def locate(self, loaded: LoadedModel, *, every: bool = False) -> Sequence[Chain]:
         """The chains the recipe asks for; where it names none, those pruned by default.
 
@@ -227,7 +244,7 @@ class Session:
             UnknownNameError: the recipe names a chain the model does not have.
             ModelError: the model has no prunable weights.
         """
-        found: Sequence[Chain] = self.plugins.caller("atp_locate", self.plugin)(loaded=loaded)
+        found = self._every(loaded)
         names = [chain.name for chain in found]
         sparsity = self.recipe.sparsity
         usual = [chain.name for chain in found if chain.default or every] or names
@@ -298,11 +315,6 @@ class Session:
             if self._chains is None or chains is not self._chains:
                 raise UsageError(
                     f"the {allocator.name} allocation looks at the weights, and none are loaded"
-                )
-            if "loss" in needs and self.loaded.stream is not None:
-                raise UsageError(
-                    f"the {allocator.name} allocation varies weights and measures the loss, which "
-                    "takes the whole model in memory; leave out --max-memory, or choose another"
                 )
             self.restore()
             observed = self._observed = self._observed or ModelObserved(self)
@@ -466,8 +478,8 @@ class Session:
             stream.evict()
             if not stream.store.replaced:
                 raise PluginError(
-                    f"plugin {self.plugin!r} prunes in its own way and kept nothing of a model that "
-                    "is streamed; leave out --max-memory"
+                    f"plugin {self.plugin!r} prunes in its own way and kept nothing of a model "
+                    "that is streamed; leave out --max-memory"
                 )
         return report
 

@@ -121,11 +121,12 @@ def scratch_directory(target: Path | None, needed_bytes: int) -> Iterator[Path]:
         UsageError: the directory cannot be made.
         DataError: the disk has too little space.
     """
-    parent = Path(tempfile.gettempdir()) if target is None else Path(os.path.realpath(target)).parent
-    name = "scratch" if target is None else os.path.basename(os.path.realpath(target))
+    beside = Path(tempfile.gettempdir(), "scratch") if target is None else target
+    beside = Path(os.path.realpath(beside))
+    parent, name = beside.parent, beside.name
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        _sweep(parent / name)
+        _sweep(beside)
         _check_space(parent, needed_bytes)
         work = Path(tempfile.mkdtemp(prefix=f".{name}.atp-tmp-", dir=parent))
     except OSError as error:
@@ -135,7 +136,7 @@ def scratch_directory(target: Path | None, needed_bytes: int) -> Iterator[Path]:
             yield work
     except OSError as error:
         if _is_no_space(error):
-            raise _no_space(target or parent) from error
+            raise _no_space(beside) from error
         raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
