@@ -230,6 +230,8 @@ class Session:
 
     def _every(self, loaded: LoadedModel) -> Sequence[Chain]:
         """All chains of a model, whatever the recipe asks for."""
+        if loaded.stream is not None:
+            return loaded.stream.chains
         found: Sequence[Chain] = self.plugins.caller("atp_locate", self.plugin)(loaded=loaded)
         return found
 
@@ -255,8 +257,6 @@ class Session:
         chains = [chain for chain in found if chain.name in asked]
         if not any(chain.parameters for chain in chains):
             raise ModelError(f"plugin {self.plugin!r} located no prunable weights in {names}")
-        if loaded.stream is not None:
-            loaded.stream.serve(chains)
         return chains
 
     @property

@@ -189,8 +189,8 @@ class PrunableWeight:
         transposed: the parameter (after `index`) is stored (in_features, out_features).
         rows: output rows [start, stop) when the view is a slice of a fused matrix.
         conditional: the model may leave this weight unused for some inputs (an expert).
-        reader: reads the parameter where the model is streamed and it is not in memory; set by
-            core. What is read so is a copy, to look at.
+        reader: finds the parameter where the model is streamed; set by core. While its block is
+            not in memory that is a copy, to look at.
     """
 
     name: str
@@ -205,8 +205,9 @@ class PrunableWeight:
     @property
     def tensor(self) -> torch.Tensor:
         """The whole parameter, detached."""
-        found: torch.Tensor = getattr(self.module, self.parameter).detach()
-        return found if self.reader is None or not found.is_meta else self.reader(self)
+        if self.reader is not None:
+            return self.reader(self)
+        return getattr(self.module, self.parameter).detach()  # type: ignore[no-any-return]
 
     def matrix(self) -> torch.Tensor:
         """The view itself, shape (out_features, in_features); writing to it writes the model.

@@ -7,6 +7,7 @@ block for all of them, and each weight is read once a pass.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ class _Tensor:
 
     Attributes:
         name: in the store.
-        empty: what stands in its place while it is on disk, on the meta device.
+        empty: what stands in its place while it is on disk: one NaN, as large as need be.
         places: modules and names it is found under; several where it is tied.
     """
 
@@ -63,6 +64,10 @@ class _Tensor:
         module, name = self.places[0]
         return getattr(module, name)  # type: ignore[no-any-return]
 
+    @property
+    def away(self) -> bool:
+        return self.value is self.empty
+
 
 class Stream:
     """Brings the weights of a model on the meta device into memory and out again.
@@ -73,12 +78,13 @@ class Stream:
     Args:
         model: on the meta device, with real non-persistent buffers.
         store: its weights.
-        chains: all its chains.
+        chains: all its chains, located while it was on the meta device.
         scratch: a directory on disk, for pruned blocks and activations.
         device: where blocks run; None is the CPU.
         small: bytes up to which a module outside all blocks stays in memory.
 
     Attributes:
+        chains: the same; their weights are found wherever they are.
         placement: for `atp_core.engine.placement.Placement.of`.
         progress: where passes over the model are shown.
         resident: bytes of weights in memory.
@@ -105,12 +111,16 @@ class Stream:
         self.room: int | None = None
         self._device = device or torch.device("cpu")
         self._scratch = scratch
-        self._chains = chains
+        self.chains = chains
         self._names = {
             module: name for name, module in model.named_modules(remove_duplicate=False)
         }
         self._tensors = _tensors(model, store)
-        self._of = {id(tensor.empty): tensor for tensor in self._tensors}
+        self._at = {
+            (module, name): tensor for tensor in self._tensors for module, name in tensor.places
+        }
+        for tensor in self._tensors:
+            tensor.put(tensor.empty)
         self._blocks = {
             block.module: self._inside(block.module) for chain in chains for block in chain.blocks
         }
@@ -121,6 +131,11 @@ class Stream:
         self._calls: Counter[nn.Module] = Counter()
         self._handles: list[Any] = []
         self.placement = StreamPlacement(self, self._device)
+        for chain in chains:
+            chain.placement = self.placement
+            for block in chain.blocks:
+                for weight in block.weights:
+                    weight.reader = self.look
         self._hook(model, small)
 
     def _hook(self, model: nn.Module, small: int) -> None:
@@ -205,17 +220,10 @@ class Stream:
         self.evict()
         self.store.reset()
 
-    def serve(self, chains: Sequence[Chain]) -> None:
-        """Let these chains, of the same model, find their weights."""
-        for chain in chains:
-            chain.placement = self.placement
-            for block in chain.blocks:
-                for weight in block.weights:
-                    weight.reader = self.look
-
     def look(self, weight: PrunableWeight) -> torch.Tensor:
-        """A copy of the parameter that holds a weight, on the CPU, whatever is in memory."""
-        return self._read(self._of[id(getattr(weight.module, weight.parameter))])
+        """The parameter that holds a weight; a copy of it, on the CPU, if it is on disk."""
+        tensor = self._at[weight.module, weight.parameter]
+        return self._read(tensor) if tensor.away else tensor.value.detach()
 
     def close(self) -> None:
         """Take the hooks away, and all weights out of memory."""
@@ -223,11 +231,15 @@ class Stream:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._drop(tensor for tensor in self._tensors if not tensor.value.is_meta)
+        self._drop(tensor for tensor in self._tensors if not tensor.away)
 
     def _inside(self, module: nn.Module, *, deep: bool = True) -> list[_Tensor]:
-        found = (*module.parameters(recurse=deep), *module.buffers(recurse=deep))
-        return [self._of[id(one)] for one in found if id(one) in self._of]
+        found: dict[str, _Tensor] = {}
+        for part in module.modules() if deep else [module]:
+            for name in (*part._parameters, *part._buffers):
+                if (tensor := self._at.get((part, name))) is not None:
+                    found[tensor.name] = tensor
+        return list(found.values())
 
     def _bring(self, tensors: Iterable[_Tensor]) -> None:
         # Parameters made under inference mode would be unusable outside it.
@@ -313,7 +325,7 @@ class Stream:
         # Steps that turn inference mode on and off interleave; they must find it on already.
         with torch.inference_mode(), self.progress.task("streaming the model", total) as advance:
             for group in groups:
-                lockstep = Lockstep(step, group, self._chains, self.placement, to_end=True)
+                lockstep = Lockstep(step, group, self.chains, self.placement, to_end=True)
                 with lockstep:
                     for stop in lockstep:
                         advance(stop.block.name)
@@ -340,11 +352,11 @@ class Stream:
 
     def activations(self, batch: object) -> int:
         """Bytes of the activations of a batch of tokens that wait before a block."""
-        weight = self._chains[0].blocks[0].weights[0]
+        weight = self.chains[0].blocks[0].weights[0]
         leaves = torch.utils._pytree.tree_leaves(batch)
         tokens = sum(leaf.numel() for leaf in leaves if isinstance(leaf, torch.Tensor))
-        empty = getattr(weight.module, weight.parameter)
-        return int(tokens * weight.shape[1] * empty.element_size())
+        item = self._at[weight.module, weight.parameter].empty.element_size()
+        return int(tokens * weight.shape[1] * item)
 
 
 class StreamPlacement(Placement):
@@ -414,7 +426,7 @@ class StreamSnapshot(Snapshot):
 
 
 def _tensors(model: nn.Module, store: WeightStore) -> list[_Tensor]:
-    """The parameters and persistent buffers of a model, those that are tied once."""
+    """The parameters and persistent buffers on the meta device, those that are tied once."""
     found: dict[int, _Tensor] = {}
     modules = dict(model.named_modules(remove_duplicate=False))
     parameters = model.named_parameters(remove_duplicate=False)
@@ -423,7 +435,7 @@ def _tensors(model: nn.Module, store: WeightStore) -> list[_Tensor]:
             continue
         parent, _, own = name.rpartition(".")
         place = (modules[parent], own)
-        known = found.setdefault(id(value), _Tensor(name, value, []))
+        known = found.setdefault(id(value), _Tensor(name, _placeholder(value), []))
         # Of a tied tensor only one name may be stored.
         if known.name not in store and name in store:
             known.name = name
@@ -436,3 +448,15 @@ def _tensors(model: nn.Module, store: WeightStore) -> list[_Tensor]:
             "memory, without --max-memory"
         )
     return list(found.values())
+
+
+def _placeholder(like: torch.Tensor) -> torch.Tensor:
+    """What stands for a weight on disk: of its shape and dtype, and of a single number.
+
+    On the meta device it would take no memory either. But models ask their parameters where to make
+    further tensors, and what is made there is without numbers too, some of it without an error. A
+    weight that is used although nobody brought it in makes all that depends on it NaN.
+    """
+    value = math.nan if like.is_floating_point() else 0
+    found = torch.full((), value, dtype=like.dtype).expand(like.shape)
+    return nn.Parameter(found, like.requires_grad) if isinstance(like, nn.Parameter) else found
