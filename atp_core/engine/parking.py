@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import os
 from pathlib import Path
@@ -11,13 +10,12 @@ from typing import Any, Final
 import torch
 from torch.utils import _pytree as pytree
 
+from ._libc import drop_pages
+
 __all__ = ["Parking"]
 
 _LEAST: Final = 1 << 16
 """Bytes; what is smaller is not worth a file."""
-
-_DONTNEED: Final = 4
-"""MADV_DONTNEED of Linux and macOS."""
 
 
 class Parking:
@@ -85,8 +83,4 @@ class Parking:
 
 def _release(storage: torch.UntypedStorage) -> None:
     """Let the kernel take the pages of a mapping out of memory; their content stays in the file."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    address, size = ctypes.c_void_p(storage.data_ptr()), ctypes.c_size_t(storage.nbytes())
-    if libc.madvise(address, size, _DONTNEED) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    drop_pages(storage.data_ptr(), storage.nbytes())

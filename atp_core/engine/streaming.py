@@ -22,6 +22,7 @@ from ..errors import ModelError, NumericalError
 from ..progress import NullProgress, Progress
 from ..records import Chain, PrunableWeight
 from ..store import WeightStore
+from ._libc import return_large_blocks
 from .lockstep import Lockstep
 from .parking import Parking
 from .placement import Placement
@@ -136,6 +137,7 @@ class Stream:
             for block in chain.blocks:
                 for weight in block.weights:
                     weight.reader = self.look
+        return_large_blocks()
         self._hook(model, small)
 
     def _hook(self, model: nn.Module, small: int) -> None:
@@ -351,10 +353,11 @@ class Stream:
             yield group
 
     def activations(self, batch: object) -> int:
-        """Bytes of the activations of a batch of tokens that wait before a block."""
+        """Bytes of the activations that wait before a block, of a batch with tokens by number."""
         weight = self.chains[0].blocks[0].weights[0]
         leaves = torch.utils._pytree.tree_leaves(batch)
-        tokens = sum(leaf.numel() for leaf in leaves if isinstance(leaf, torch.Tensor))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        tokens = sum(one.numel() for one in tensors if not one.is_floating_point())
         item = self._at[weight.module, weight.parameter].empty.element_size()
         return int(tokens * weight.shape[1] * item)
 

@@ -16,13 +16,13 @@ from torch import nn
 from atp_core.errors import ModelError
 from atp_core.loading import dtype_named, explained
 from atp_core.records import DataRequest, LoadedModel, LoadRequest, Source, Split
+from atp_core.streamable import hub_shards, real_buffers, store_of
 from atp_core.weights import describe_files, find_shards, read_header
 
 from ._calibrate import default_samples, default_search_samples
 from ._inputs import is_encoder_decoder
 from ._quiet import quiet
 from ._source import EMBEDDED, embedded_file, family, gguf_file, is_hub_id
-from ._stream import hub_files, real_buffers, store_of
 from ._verify import verify_gguf
 from ._windows import seqlen_for
 
@@ -206,11 +206,7 @@ def _with_files(place: _Place, source: Source, revision: str | None) -> _Place:
     if place.files:
         return place
     with explained(source.text, _remedy(place)):
-        directory = hub_files(place.name, revision)
-    files = find_shards(directory, _CONVERT)
-    for file in files:
-        read_header(file)
-    return replace(place, files=tuple(files))
+        return replace(place, files=tuple(hub_shards(place.name, revision)))
 
 
 def _named_base(directory: Path) -> str | None:

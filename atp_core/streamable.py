@@ -1,4 +1,7 @@
-"""A language model that is streamed: where its weights are, and what they are called there."""
+"""What a model of transformers needs to be streamed: its weights by name, and its buffers.
+
+For plugins; transformers is imported when it is first needed.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,42 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import core_model_loading as loading
 
-from atp_core.errors import ModelError
-from atp_core.store import WeightStore
-from atp_core.weights import read_header
+from .errors import ModelError
+from .records import LoadedModel
+from .store import WeightStore
+from .weights import find_shards, read_header
 
-__all__ = ["hub_files", "real_buffers", "store_of"]
+__all__ = ["hub_shards", "real_buffers", "save_transformers", "store_of"]
 
 
-def hub_files(name: str, revision: str | None) -> Path:
-    """The directory with the weights of a hub repository, fetched if need be."""
+def hub_shards(name: str, revision: str | None) -> list[Path]:
+    """The weight files of a repository on the Hugging Face hub, fetched if need be.
+
+    Raises:
+        ModelError: it has no safetensors files, or one is damaged.
+    """
     from huggingface_hub import snapshot_download
 
     patterns = ["model*.safetensors", "model.safetensors.index.json"]
-    return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    directory = snapshot_download(name, revision=revision, allow_patterns=patterns)
+    files = find_shards(Path(directory))
+    for file in files:
+        read_header(file)
+    return files
+
+
+def save_transformers(loaded: LoadedModel, directory: Path) -> None:
+    """`save_pretrained`, for a model in memory or one that is streamed.
+
+    What is streamed writes its own shards; transformers writes all but those.
+    """
+    model: Any = loaded.model
+    if loaded.stream is None:
+        model.save_pretrained(directory, max_shard_size="5GB")
+    else:
+        model.save_pretrained(directory, state_dict={})
+        loaded.stream.export(directory)
 
 
 def real_buffers(model: nn.Module) -> None:
@@ -84,7 +108,16 @@ def store_of(model: Any, files: Sequence[Path]) -> WeightStore:
     Checkpoints may use other names than the model does, and keep in many tensors what it fuses
     into one, such as the experts of a mixture. transformers lists these conversions with the
     model when it has loaded one; they are applied here to the tensors of one weight at a time.
+
+    Args:
+        model: from `from_pretrained` with ``device_map="meta"``.
+        files: its safetensors files.
+
+    Raises:
+        ModelError: a file is damaged, or two stored tensors are the same weight.
     """
+    from transformers import core_model_loading as loading
+
     transforms = getattr(model, "_weight_conversions", None) or []
     stored = [name for file in files for name in read_header(file)]
     state = model.state_dict()
