@@ -18,7 +18,7 @@ import torch
 from .errors import ModelError
 from .weights import Stored, read_header
 
-__all__ = ["WeightStore"]
+__all__ = ["Join", "Split", "WeightStore"]
 
 _DTYPES: Final = {
     "F64": torch.float64,

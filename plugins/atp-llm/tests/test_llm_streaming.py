@@ -286,7 +286,7 @@ def test_what_cannot_be_streamed_is_refused(
         atp_core.prune("embedded:smollm2-135m", output=out, **settings)
     with pytest.raises(UsageError, match="ecoflap allocation varies weights"):
         atp_core.prune(str(sharded), output=out, allocation="ecoflap", **settings)
-    with pytest.raises(UsageError, match="at least .* the largest block") as told:
+    with pytest.raises(UsageError, match=r"at least .* the largest block") as told:
         atp_core.prune(str(sharded), output=out, **{**settings, "max_memory": "50MB"})
     assert "--seqlen" in str(told.value)
     assert not out.exists()
