@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ _CONVERT: Final = (
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a file.
+    """A tensor in a file; two are equal wherever they stand.
 
     Attributes:
         dtype: in the spelling of safetensors, e.g. "F32".
@@ -38,8 +38,8 @@ class Stored:
 
     dtype: str
     shape: tuple[int, ...]
-    start: int = 0
-    stop: int = 0
+    start: int = field(default=0, compare=False)
+    stop: int = field(default=0, compare=False)
 
 
 def read_header(path: Path) -> dict[str, Stored]:

@@ -184,8 +184,10 @@ def measure_beta(
                 pair.drop()
                 advance(stop.block.name)
     finally:
-        for copy in pristine:
-            copy.restore()
+        # What was done to a block that is streamed was let go of with the block.
+        if all(chain.placement is None for chain in chains):
+            for copy in pristine:
+                copy.restore()
     return _fit(chains, sparsity, found)
 
 
