@@ -196,7 +196,9 @@ class Session:
         need = self.memory_need(loaded)
         found = room_for(need, bytes_of(recipe.max_memory))
         output = None if recipe.output is None else Path(recipe.output)
-        size = sum(one.numel() * one.element_size() for one in loaded.model.parameters())
+        size = 0
+        if recipe.sparsity != 0.0:  # else it is only measured
+            size = sum(one.numel() * one.element_size() for one in loaded.model.parameters())
         scratch = self._open.enter_context(scratch_directory(output, size))
         stream = Stream(loaded.model, loaded.store, every, scratch, device=self.device)
         self._open.callback(stream.close)

@@ -196,9 +196,12 @@ def compare(
     session = Session(_recipe(source, fields, output), source, progress=progress)
     entrants = contenders(allocations, list(session.plugins.offers("allocators")))
     asked = Comparing(session, entrants, sparsities, methods)
-    with journal_beside(
-        target, "comparison.jsonl", asked.identity, resume=resume, overwrite=overwrite
-    ) as journal:
+    with (
+        session,
+        journal_beside(
+            target, "comparison.jsonl", asked.identity, resume=resume, overwrite=overwrite
+        ) as journal,
+    ):
         result = asked.run(journal)
         if target is not None:
             write_comparison(session, result, target, overwrite=overwrite)
@@ -245,9 +248,10 @@ def diagnose(
         prepare_output(target, overwrite=overwrite)
     session = Session(_recipe(source, settings, output), source, progress=progress)
     entrants = contenders(allocations, list(session.plugins.offers("allocators")))
-    result = Diagnosing(session, entrants, sparsities, points).run()
-    if target is not None:
-        write_diagnosis(session, result, target, overwrite=overwrite)
+    with session:
+        result = Diagnosing(session, entrants, sparsities, points).run()
+        if target is not None:
+            write_diagnosis(session, result, target, overwrite=overwrite)
     return result
 
 
@@ -289,7 +293,12 @@ def load(source: str, **settings: Any) -> LoadedModel:
     Args:
         source: as on the command line.
         **settings: loading fields of `atp_core.Recipe` (dtype, revision, plugin…).
+
+    Raises:
+        AtpError: it cannot be loaded.
     """
+    if settings.get("max_memory") is not None:
+        raise UsageError("a model is streamed by what prunes or measures it; drop max_memory here")
     found = _source(source, None)
     return Session(_recipe(found, {"sparsity": 0.0, **settings}, None), found).loaded
 

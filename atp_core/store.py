@@ -105,6 +105,11 @@ class WeightStore:
         """Whether anything has been replaced."""
         return bool(self._replaced)
 
+    @property
+    def replaced_bytes(self) -> int:
+        """Size of what has been replaced, which is on disk already and only moved to an output."""
+        return sum(at.stored.stop - at.stored.start for at in self._replaced.values())
+
     def read(self, name: str) -> torch.Tensor:
         """A model's tensor as it stands now, in the dtype it is stored in, on the CPU.
 

@@ -64,6 +64,7 @@ def test_what_is_replaced_is_read_until_it_is_reset(files: list[Path], tmp_path:
     other = TENSORS["a.weight"] * 2
     store.replace({"a.weight": other}, tmp_path)
     assert store.replaced
+    assert store.replaced_bytes == other.nbytes
     assert torch.equal(store.read("a.weight"), other)
     assert torch.equal(store.read("a.bias"), TENSORS["a.bias"])
     store.reset()

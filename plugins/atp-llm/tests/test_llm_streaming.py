@@ -313,3 +313,19 @@ def test_evaluation_is_streamed_too(sharded: Path) -> None:
     found = atp_core.evaluate(str(sharded), max_memory=PLENTY, **data)
     for name, metric in plain.metrics.items():
         assert metric.value == found.metrics[name].value
+
+
+def test_comparing_and_diagnosing_are_streamed_too(sharded: Path, tmp_path: Path) -> None:
+    def figures(**more: Any) -> tuple[Any, Any]:
+        data = {key: value for key, value in DATA.items() if key != "sparsity"}
+        compared = atp_core.compare(
+            str(sharded), allocations=["uniform", "owl"], sparsities=[0.6], **data, **more
+        )
+        found = atp_core.diagnose(str(sharded), **DATA, **more)
+        cells = [cell["metrics"] for cell in compared.to_json()["cells"]]
+        values = [{name: metric["value"] for name, metric in one.items()} for one in cells]
+        return values, [one["blocks"] for one in found.to_json()["allocations"]]
+
+    assert figures(max_memory=PLENTY) == figures()
+    with pytest.raises(UsageError, match="drop max_memory"):
+        atp_core.load(str(sharded), max_memory=PLENTY)
