@@ -161,7 +161,9 @@ class Stream:
                     module.register_forward_hook(self._after_lazy),
                 ]
         later = {tensor.name for own in self._lazy.values() for tensor in own}
-        self._bring(t for t in self._tensors if t.name not in inner and t.name not in later)
+        always = [t for t in self._tensors if t.name not in inner and t.name not in later]
+        # They meet activations between blocks, which wait on the CPU.
+        self._bring(always, torch.device("cpu"))
 
     def export(self, directory: Path) -> list[Path]:
         """Write the model as it stands, in the layout of transformers; nothing is read after it.
@@ -243,14 +245,14 @@ class Stream:
                     found[tensor.name] = tensor
         return list(found.values())
 
-    def _bring(self, tensors: Iterable[_Tensor]) -> None:
+    def _bring(self, tensors: Iterable[_Tensor], device: torch.device | None = None) -> None:
         # Parameters made under inference mode would be unusable outside it.
         with torch.inference_mode(False), torch.no_grad():
             for tensor in tensors:
                 self._held[tensor.name] += 1
                 if self._held[tensor.name] > 1:
                     continue
-                value = self._read(tensor).to(self._device)
+                value = self._read(tensor).to(device or self._device)
                 if isinstance(tensor.empty, nn.Parameter):
                     value = nn.Parameter(value, tensor.empty.requires_grad)
                 tensor.put(value)
