@@ -56,7 +56,7 @@ def _disk_rate(path: Path | None) -> float:
 
 def _choosing(chains: Sequence[Chain], method: Method) -> float:
     """Seconds a pruning takes to choose weights, from a matrix of a size quickly done."""
-    out_features, in_features = 256, 1024
+    out_features = in_features = 1024
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(out_features, in_features, generator=generator)
     statistics: Any = method.statistics(in_features, torch.device("cpu"))
