@@ -73,7 +73,8 @@ def measure(asked: Measuring, journal: Journal, progress: Progress | None = None
     for position in order:
         began = time.perf_counter()
         one = _Model(asked, position, journal, progress)
-        found, kept = one.measure(reference, keep=position == order[0] and len(order) > 1)
+        with one.session:
+            found, kept = one.measure(reference, keep=position == order[0] and len(order) > 1)
         if position == order[0]:
             reference = kept
         results[position] = EvaluateResult(

@@ -8,11 +8,14 @@ from typing import Any, cast
 
 import torch
 
+from ._memory import room_for
 from ._session import Session
+from ._stream_time import streaming_seconds
 from ._workflow import check_settings, given_schedule, trial_samples
 from .allocation import SearchingAllocator
 from .allocation.betas import beta_text
 from .allocation.uniform import Uniform
+from .recipe import bytes_of
 from .records import Chain, LoadedModel
 from .results import PlanResult
 from .trials.beta import Adaptive, Grid
@@ -67,6 +70,21 @@ def make_plan(session: Session) -> PlanResult:
     seqlen = recipe.seqlen or defaults.get("seqlen")
     searched = recipe.search_samples or defaults.get("search_samples")
     trial = trial_samples(samples, recipe.trial_samples) if samples else None
+    memory = _memory(loaded, chains, samples if method.calibrated else 0, seqlen)
+    seconds = _seconds(loaded, chains, most, samples, trial, searched, seqlen, method.calibrated)
+    parts: dict[str, int] = {}
+    if recipe.max_memory is not None:
+        need = session.memory_need(loaded)
+        room = room_for(need, bytes_of(recipe.max_memory))
+        memory = room.peak
+        parts = {
+            **need.parts,
+            "activations": need.most - sum(need.parts.values()) if not room.on_disk else need.batch,
+        }
+        where = "on disk" if room.on_disk else "in memory"
+        notes.append(f"weights are streamed from disk; activations wait {where}")
+        if seconds is not None:
+            seconds += streaming_seconds(session, loaded, chains, method, most)
     return PlanResult(
         source=session.source.text,
         plugin=session.plugin,
@@ -79,9 +97,10 @@ def make_plan(session: Session) -> PlanResult:
         beta_limit=limit,
         samples=samples if method.calibrated else 0,
         seqlen=seqlen,
-        memory_bytes=_memory(loaded, chains, samples if method.calibrated else 0, seqlen),
+        memory_bytes=memory,
+        memory_parts=parts,
         notes=notes,
-        seconds=_seconds(loaded, chains, most, samples, trial, searched, seqlen, method.calibrated),
+        seconds=seconds,
     )
 
 

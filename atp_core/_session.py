@@ -9,19 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ._memory import MemoryNeed, memory_need, room_for, size_text
 from ._observed import ModelObserved
 from ._plugins import Plugins, build_manager
 from ._unpacked import Readable
 from .allocation import AllocationRequest, Allocator
 from .allocation.budget import beta_max
+from .checkpoint.atomic import scratch_directory
 from .engine.dense import DenseStatistics
 from .engine.placement import resolve_device
 from .engine.pruning import PruneOptions, PruneReport
 from .engine.snapshot import Snapshot
-from .errors import AtpError, DataError, ModelError, UnknownNameError, UsageError
+from .engine.streaming import Stream, StreamSnapshot
+from .errors import AtpError, DataError, ModelError, PluginError, UnknownNameError, UsageError
 from .methods import Method
 from .progress import NullProgress, Progress
-from .recipe import Recipe
+from .recipe import Recipe, bytes_of
 from .records import (
     Calibration,
     Chain,
@@ -78,6 +81,7 @@ class Session:
             if source.model is not None and recipe.device == "auto"
             else resolve_device(recipe.device)
         )
+        self._open = contextlib.ExitStack()
         self._loaded: LoadedModel | None = None
         self._chains: Sequence[Chain] | None = None
         self._calibration: Calibration | None = None
@@ -86,6 +90,12 @@ class Session:
         self._dense: dict[tuple[str, int], DenseStatistics] = {}
         self._examples: dict[Split, frozenset[str]] = {}
         self._seen: set[Split] = set()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
 
     def again(self, recipe: Recipe) -> Session:
         """A session for another recipe on the same model, which is loaded and copied once.
@@ -144,11 +154,12 @@ class Session:
 
     # --- the model ---------------------------------------------------------------------------
 
-    def load(self, *, meta: bool = False) -> LoadedModel:
+    def load(self, *, meta: bool = False, stream: bool = False) -> LoadedModel:
         """A model from the source; every call loads anew."""
         request = LoadRequest(
             dtype=self.recipe.dtype,
             meta=meta,
+            stream=stream,
             trust_remote_code=self.recipe.trust_remote_code,
             revision=self.recipe.revision,
         )
@@ -170,9 +181,75 @@ class Session:
         """The model, loaded when first asked for."""
         if self._loaded is None:
             with self.progress.task(f"loading {self.source.text}", 1) as advance:
-                self._loaded = self.load()
+                self._loaded = self._streamed() if self.recipe.max_memory else self.load()
                 advance("")
         return self._loaded
+
+    def _streamed(self) -> LoadedModel:
+        """The model with its weights on disk.
+
+        Raises:
+            UsageError: it is in memory already, its plugin cannot stream it, or the memory allowed
+                does not suffice.
+        """
+        recipe = self.recipe
+        assert recipe.max_memory is not None
+        if self.source.model is not None:
+            raise UsageError("--max-memory is for a source on disk, and this model is in memory")
+        loaded = self.load(stream=True)
+        if loaded.store is None:
+            raise UsageError(
+                f"plugin {self.plugin!r} cannot stream {self.source.text}; leave out --max-memory"
+            )
+        if "loss" in getattr(self.allocator(), "needs", ()):
+            raise UsageError(
+                f"the {recipe.allocation} allocation varies weights and measures the loss, which "
+                "takes the whole model in memory; leave out --max-memory, or choose another"
+            )
+        every = self._every(loaded)
+        need = self.memory_need(loaded)
+        found = room_for(need, bytes_of(recipe.max_memory))
+        output = None if recipe.output is None else Path(recipe.output)
+        size = 0
+        if recipe.sparsity != 0.0:  # else it is only measured
+            size = sum(one.numel() * one.element_size() for one in loaded.model.parameters())
+        scratch = self._open.enter_context(scratch_directory(output, size))
+        stream = Stream(loaded.model, loaded.store, every, scratch, device=self.device)
+        self._open.callback(stream.close)
+        stream.progress, stream.room = self.progress, found.room
+        if found.on_disk:
+            stream.placement.park_in(scratch)
+        self.progress.note(
+            f"weights are streamed from disk; activations wait "
+            f"{'on disk' if found.on_disk else 'in memory'}; "
+            f"about {size_text(found.peak)} of memory in all"
+        )
+        loaded.stream = stream
+        return loaded
+
+    def memory_need(self, loaded: LoadedModel) -> MemoryNeed:
+        """What the recipe takes in memory where the model is streamed.
+
+        Args:
+            loaded: the model, streamed or on the meta device.
+        """
+        recipe, defaults, method = self.recipe, loaded.defaults, self.method()
+        return memory_need(
+            loaded.model,
+            self._every(loaded),
+            method,
+            samples=(recipe.samples or defaults.get("samples")) if method.calibrated else 0,
+            seqlen=recipe.seqlen or defaults.get("seqlen"),
+            batch_size=recipe.batch_size,
+            compares=loaded.compares_on("report"),
+        )
+
+    def _every(self, loaded: LoadedModel) -> Sequence[Chain]:
+        """All chains of a model, whatever the recipe asks for."""
+        if loaded.stream is not None:
+            return loaded.stream.chains
+        found: Sequence[Chain] = self.plugins.caller("atp_locate", self.plugin)(loaded=loaded)
+        return found
 
     def locate(self, loaded: LoadedModel, *, every: bool = False) -> Sequence[Chain]:
         """The chains the recipe asks for; where it names none, those pruned by default.
@@ -185,7 +262,7 @@ class Session:
             UnknownNameError: the recipe names a chain the model does not have.
             ModelError: the model has no prunable weights.
         """
-        found: Sequence[Chain] = self.plugins.caller("atp_locate", self.plugin)(loaded=loaded)
+        found = self._every(loaded)
         names = [chain.name for chain in found]
         sparsity = self.recipe.sparsity
         usual = [chain.name for chain in found if chain.default or every] or names
@@ -341,10 +418,18 @@ class Session:
     def whole_model_on_device(self) -> Iterator[None]:
         """The model where `--device` says, for what needs all of it at once; then back home.
 
+        One that is streamed brings its blocks there itself.
+
         Raises:
             AtpError: it does not fit.
         """
         model = self.loaded.model
+        if (stream := self.loaded.stream) is not None:
+            try:
+                yield
+            finally:
+                stream.evict()
+            return
         home = next(model.parameters()).device
         if self.device is None or self.device == home:
             yield
@@ -366,7 +451,8 @@ class Session:
     def snapshot(self) -> Snapshot:
         """The weights as they were loaded; sessions on one model share it, and so what it knows."""
         if self._snapshot is None:
-            self._snapshot = Snapshot(self.chains)
+            stream = self.loaded.stream
+            self._snapshot = Snapshot(self.chains) if stream is None else StreamSnapshot(stream)
         return self._snapshot
 
     def restore(self) -> None:
@@ -404,6 +490,14 @@ class Session:
             calibration=calibration,
             options=PruneOptions(self.device, self.progress, title, dense, statistics),
         )
+        stream = self.loaded.stream
+        if stream is not None:
+            stream.evict()
+            if not stream.store.replaced:
+                raise PluginError(
+                    f"plugin {self.plugin!r} prunes in its own way and kept nothing of a model "
+                    "that is streamed; leave out --max-memory"
+                )
         return report
 
     def _first(self, samples: int | None) -> Calibration:

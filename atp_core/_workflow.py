@@ -36,8 +36,9 @@ _TRIAL_LEAST = 8
 
 def identity(session: Session) -> dict[str, Any]:
     """What must be equal for two runs to be the same run."""
-    # Where the result is written, and what runs the trials, make no difference to it.
-    recipe = session.recipe.model_dump(mode="json", exclude={"output", "executor"})
+    # Where the result is written, what runs the trials, and whether weights are streamed make no
+    # difference to it.
+    recipe = session.recipe.model_dump(mode="json", exclude={"output", "executor", "max_memory"})
     method = session.method()
     return {
         **recipe,

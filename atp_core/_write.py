@@ -168,9 +168,13 @@ def _bytes(session: Session) -> int:
     """Estimate of what will be written: the weights, and a little beside them."""
     model = session.loaded.model
     tensors = {
-        t.untyped_storage().data_ptr(): t.numel() * t.element_size() for t in model.parameters()
+        # Without numbers there is no address to tell tensors apart by.
+        (t.untyped_storage().data_ptr() or id(t)): t.numel() * t.element_size()
+        for t in model.parameters()
     }
-    return sum(tensors.values()) + 50_000_000
+    store = session.loaded.store
+    written = 0 if store is None else store.replaced_bytes
+    return max(sum(tensors.values()) - written, 0) + 50_000_000
 
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:

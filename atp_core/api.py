@@ -198,9 +198,12 @@ def compare(
     session = Session(_recipe(source, fields, output), source, progress=progress)
     entrants = contenders(allocations, list(session.plugins.offers("allocators")))
     asked = Comparing(session, entrants, sparsities, methods)
-    with journal_beside(
-        target, "comparison.jsonl", asked.identity, resume=resume, overwrite=overwrite
-    ) as journal:
+    with (
+        session,
+        journal_beside(
+            target, "comparison.jsonl", asked.identity, resume=resume, overwrite=overwrite
+        ) as journal,
+    ):
         result = asked.run(journal)
         if target is not None:
             write_comparison(session, result, target, overwrite=overwrite)
@@ -247,9 +250,10 @@ def diagnose(
         prepare_output(target, overwrite=overwrite)
     session = Session(_recipe(source, settings, output), source, progress=progress)
     entrants = contenders(allocations, list(session.plugins.offers("allocators")))
-    result = Diagnosing(session, entrants, sparsities, points).run()
-    if target is not None:
-        write_diagnosis(session, result, target, overwrite=overwrite)
+    with session:
+        result = Diagnosing(session, entrants, sparsities, points).run()
+        if target is not None:
+            write_diagnosis(session, result, target, overwrite=overwrite)
     return result
 
 
@@ -318,7 +322,12 @@ def load(source: str, **settings: Any) -> LoadedModel:
     Args:
         source: as on the command line.
         **settings: loading fields of `atp_core.Recipe` (dtype, revision, plugin…).
+
+    Raises:
+        AtpError: it cannot be loaded.
     """
+    if settings.get("max_memory") is not None:
+        raise UsageError("a model is streamed by what prunes or measures it; drop max_memory here")
     found = _source(source, None)
     return Session(_recipe(found, {"sparsity": 0.0, **settings}, None), found).loaded
 
@@ -338,8 +347,10 @@ def run_prune(
     if output is not None:
         prepare_output(output, overwrite=overwrite)
     session = Session(recipe, source, progress=progress, plugins=plugins)
+    if output is None and recipe.max_memory is not None:
+        raise UsageError("a model that is streamed is not kept in memory; give an output directory")
     _check_beta(session)
-    with _journaled(session, output, resume, overwrite) as pruning:
+    with session, _journaled(session, output, resume, overwrite) as pruning:
         metrics: dict[str, Mapping[str, Metric]] = {"dense": pruning.report_metrics("dense", None)}
 
         def confirmed(beta: Beta) -> None:
@@ -361,7 +372,7 @@ def run_prune(
             comparisons=pruning.comparisons(),
             notes=[*pruning.notes(report), *_unmeasured(metrics)],
             total_parameters=_parameters(session.loaded),
-            model=session.loaded.model,
+            model=session.loaded.model if session.loaded.stream is None else None,
         )
         if output is not None:
             result = write_output(session, result, output, overwrite=overwrite)
@@ -382,7 +393,7 @@ def run_search(
         prepare_output(output, overwrite=overwrite)
     session = Session(recipe, source, progress=progress)
     _check_beta(session)
-    with _journaled(session, output, resume, overwrite) as pruning:
+    with session, _journaled(session, output, resume, overwrite) as pruning:
         result = pruning.search()
         session.restore()
         if output is not None:

@@ -59,6 +59,8 @@ def atp_recognize(source: Source) -> Recognition | None:
 def atp_load(source: Source, request: LoadRequest) -> LoadedModel:
     """Load `source` in eval mode on the CPU, or on the meta device if `request.meta`.
 
+    On the meta device too if `request.stream`, with its weights as `LoadedModel.store`.
+
     Read weights from safetensors, never from pickles. Raise `ModelError` for a missing,
     truncated or unsupported checkpoint.
     """

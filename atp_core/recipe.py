@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -27,7 +28,7 @@ from pydantic_core import ErrorDetails
 from .errors import UsageError
 from .presets import task_names
 
-__all__ = ["Recipe", "without_folders"]
+__all__ = ["Recipe", "bytes_of", "without_folders"]
 
 
 def _no_bool(value: Any) -> Any:
@@ -67,6 +68,28 @@ _Number = Annotated[float, BeforeValidator(_no_bool), AfterValidator(_finite)]
 _Step = Annotated[float, BeforeValidator(_no_bool), AfterValidator(_positive)]
 _Count = Annotated[PositiveInt, BeforeValidator(_no_bool)]
 _Name = Annotated[str, Field(min_length=1)]
+
+
+def _size(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = f"{value}B"
+    if isinstance(value, str):
+        bytes_of(value)
+    return value
+
+
+def bytes_of(text: str) -> int:
+    """The bytes of a size such as "6GiB", "8 GB", "500MB" or "1000000".
+
+    Raises:
+        ValueError: it is none, or not above 0.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", text.lower())
+    power = "kmgt".find(found[2][:1]) + 1 if found and found[2] != "i" and found[2] else 0
+    if found is None or found[2] == "i" or float(found[1]) <= 0:
+        raise ValueError("must be a size above 0 with its unit, such as 6GiB, 8GB or 500MB")
+    unit: int = (1024 if found[2].endswith("i") else 1000) ** power
+    return round(float(found[1]) * unit)
 
 
 def _tasks(value: Any) -> Any:
@@ -164,6 +187,8 @@ class Recipe(BaseModel):
     """Where blocks run."""
     dtype: _Name = "auto"
     """Load weights as this torch dtype; "auto" is the source's own."""
+    max_memory: Annotated[str, BeforeValidator(_size)] | None = None
+    """Keep within this memory, such as 6GiB: weights are streamed from disk, block by block."""
     plugin: _Name | None = None
     """Let this plugin handle the source."""
     revision: _Name | None = None

@@ -10,13 +10,17 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from .progress import NullProgress, Progress
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from .engine.placement import Placement
+    from .engine.streaming import Stream
+    from .store import WeightStore
 
 __all__ = [
     "Beta",
@@ -38,6 +42,9 @@ __all__ = [
 ]
 
 Split = Literal["calibration", "search", "report"]
+
+B = TypeVar("B")
+R = TypeVar("R")
 
 Beta = float | Mapping[str, float]
 """A common difference for all chains, or one for each by name."""
@@ -91,12 +98,15 @@ class LoadRequest:
     Attributes:
         dtype: "auto" (the source's own), or a torch dtype name such as "float32".
         meta: build the architecture on the meta device, without reading weights.
+        stream: the same, and give the weights as `LoadedModel.store`, from which core reads those
+            of one block at a time. Non-persistent buffers must be real, on the CPU.
         trust_remote_code: allow code that ships with the checkpoint to run.
         revision: revision of a hub repository.
     """
 
     dtype: str = "auto"
     meta: bool = False
+    stream: bool = False
     trust_remote_code: bool = False
     revision: str | None = None
 
@@ -125,6 +135,8 @@ class LoadedModel:
             sources are compared, core hands on what the plugin kept of the other one.
         pruned: the weights are not those that were loaded, or another model stands for the dense
             one; kept by core.
+        store: where the weights are, if the model is on the meta device to be streamed.
+        stream: what brings them into memory while they are needed; kept by core.
     """
 
     model: nn.Module
@@ -141,6 +153,19 @@ class LoadedModel:
     compares: bool | frozenset[Split] = False
     dense: dict[Any, Any] = field(default_factory=dict)
     pruned: bool = False
+    store: WeightStore | None = None
+    stream: Stream | None = field(default=None, repr=False)
+
+    def map(self, step: Callable[[B], R], batches: Sequence[B]) -> list[R]:
+        """What `step`, which runs the model, gives for every batch, in order.
+
+        Of a model that is streamed, each block is read once for many batches and not once for
+        each: their steps run side by side, from block to block. So `step` must not rely on an
+        earlier one having ended.
+        """
+        if self.stream is not None:
+            return self.stream.map(step, batches)
+        return [step(batch) for batch in batches]
 
     def compares_on(self, split: Split) -> bool:
         """Whether evaluations of `split` compare with the dense model."""
@@ -164,6 +189,8 @@ class PrunableWeight:
         transposed: the parameter (after `index`) is stored (in_features, out_features).
         rows: output rows [start, stop) when the view is a slice of a fused matrix.
         conditional: the model may leave this weight unused for some inputs (an expert).
+        reader: finds the parameter where the model is streamed; set by core. While its block is
+            not in memory that is a copy, to look at.
     """
 
     name: str
@@ -173,12 +200,14 @@ class PrunableWeight:
     transposed: bool = False
     rows: tuple[int, int] | None = None
     conditional: bool = False
+    reader: Callable[[PrunableWeight], torch.Tensor] | None = field(default=None, repr=False)
 
     @property
     def tensor(self) -> torch.Tensor:
         """The whole parameter, detached."""
-        found = getattr(self.module, self.parameter)
-        return found.detach()  # type: ignore[no-any-return]
+        if self.reader is not None:
+            return self.reader(self)
+        return getattr(self.module, self.parameter).detach()  # type: ignore[no-any-return]
 
     def matrix(self) -> torch.Tensor:
         """The view itself, shape (out_features, in_features); writing to it writes the model.
@@ -197,7 +226,11 @@ class PrunableWeight:
     @property
     def shape(self) -> tuple[int, int]:
         """(out_features, in_features)."""
-        out_features, in_features = self.matrix().shape
+        reader, self.reader = self.reader, None  # nothing need be read to know it
+        try:
+            out_features, in_features = self.matrix().shape
+        finally:
+            self.reader = reader
         return int(out_features), int(in_features)
 
     @property
@@ -236,12 +269,14 @@ class Chain:
         blocks: in the order in which the forward pass reaches them.
         dense: what stays dense and why, for the user, e.g. {"lm_head": "output layer"}.
         default: pruned where the user names no chains (a vision tower often is not).
+        placement: brings the blocks into memory where the model is streamed; set by core.
     """
 
     name: str
     blocks: Sequence[Block]
     dense: Mapping[str, str] = field(default_factory=dict)
     default: bool = True
+    placement: Placement | None = field(default=None, repr=False)
 
     @property
     def parameters(self) -> int:

@@ -191,6 +191,7 @@ class PlanResult:
         most_trials: how many trials the search may need at most.
         beta_limit: largest legal β.
         memory_bytes: estimate of the peak resident size.
+        memory_parts: what it is made of, in bytes, where weights are streamed.
         seconds: estimate of the wall time on this machine, or None without data to go by.
         notes: what a user must know of the plan.
     """
@@ -209,6 +210,7 @@ class PlanResult:
     memory_bytes: int
     seconds: float | None
     notes: Sequence[str] = ()
+    memory_parts: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON-ready data."""
@@ -236,6 +238,7 @@ class PlanResult:
             "samples": self.samples,
             "seqlen": self.seqlen,
             "memory_bytes": self.memory_bytes,
+            "memory_parts": dict(self.memory_parts),
             "seconds": self.seconds,
             "notes": list(self.notes),
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,15 +27,19 @@ _CONVERT: Final = (
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a file.
+    """A tensor in a file; two are equal wherever they stand.
 
     Attributes:
         dtype: in the spelling of safetensors, e.g. "F32".
         shape: its shape.
+        start: where its first byte stands in the file.
+        stop: where the byte after its last stands.
     """
 
     dtype: str
     shape: tuple[int, ...]
+    start: int = field(default=0, compare=False)
+    stop: int = field(default=0, compare=False)
 
 
 def read_header(path: Path) -> dict[str, Stored]:
@@ -60,7 +64,11 @@ def read_header(path: Path) -> dict[str, Stored]:
             entries = {name: told for name, told in header.items() if name != "__metadata__"}
             end = max((int(told["data_offsets"][1]) for told in entries.values()), default=0)
             found = {
-                name: Stored(str(told["dtype"]), tuple(map(int, told["shape"])))
+                name: Stored(
+                    str(told["dtype"]),
+                    tuple(map(int, told["shape"])),
+                    *(8 + length + int(offset) for offset in told["data_offsets"]),
+                )
                 for name, told in entries.items()
             }
         except (ValueError, TypeError, KeyError, IndexError, AttributeError):

@@ -13,13 +13,20 @@ import fcntl
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import DataError, UsageError
 from ._rename import replace_directory
 
-__all__ = ["SIDECAR_NAME", "atomic_directory", "atomic_write_text", "check_target"]
+__all__ = [
+    "SIDECAR_NAME",
+    "atomic_directory",
+    "atomic_write_text",
+    "check_target",
+    "scratch_directory",
+]
 
 SIDECAR_NAME = "atp.json"
 """Marks a directory as written by atp, and so as one that may be replaced."""
@@ -100,6 +107,39 @@ def atomic_directory(
         if isinstance(error, PermissionError):
             raise _explain(error, target) from error
         raise
+
+
+@contextlib.contextmanager
+def scratch_directory(target: Path | None, needed_bytes: int) -> Iterator[Path]:
+    """An empty directory for what is needed on the way to `target`; gone at the end.
+
+    Args:
+        target: beside it, so that files can be renamed into it; None is where temporary files go.
+        needed_bytes: estimate of what will be written, checked against the free space first.
+
+    Raises:
+        UsageError: the directory cannot be made.
+        DataError: the disk has too little space.
+    """
+    beside = Path(tempfile.gettempdir(), "scratch") if target is None else target
+    beside = Path(os.path.realpath(beside))
+    parent, name = beside.parent, beside.name
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        _sweep(beside)
+        _check_space(parent, needed_bytes)
+        work = Path(tempfile.mkdtemp(prefix=f".{name}.atp-tmp-", dir=parent))
+    except OSError as error:
+        raise _explain(error, parent) from error
+    try:
+        with _locked(work):
+            yield work
+    except OSError as error:
+        if _is_no_space(error):
+            raise _no_space(beside) from error
+        raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def atomic_write_text(path: Path, text: str) -> None:

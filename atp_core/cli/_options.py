@@ -19,6 +19,7 @@ __all__ = [
     "inputs_option",
     "label_options",
     "load_options",
+    "memory_options",
     "names_of",
     "output_options",
     "rates_of",
@@ -279,6 +280,17 @@ load_options = _apply(
             is_flag=True,
             default=None,
             help="Run code that ships with the checkpoint.",
+        ),
+    ]
+)
+
+memory_options = _apply(
+    [
+        click.option(
+            "--max-memory",
+            metavar="SIZE",
+            help="Keep within this main memory, e.g. 6GiB: weights are streamed from disk block by "
+            "block, and activations wait on disk where they do not fit.",
         ),
     ]
 )

@@ -8,7 +8,7 @@ from typing import Any
 import rich_click as click
 
 from ._console import emit_json, stdout
-from ._options import label_options, load_options, task_options
+from ._options import label_options, load_options, memory_options, task_options
 
 __all__ = ["command"]
 
@@ -39,6 +39,7 @@ __all__ = ["command"]
     help="Compare with this model, document by document or image by image; may be repeated.",
 )
 @load_options
+@memory_options
 @click.option(
     "--fail-if",
     "gates",

@@ -11,6 +11,7 @@ from ._console import emit_json, stdout
 from ._options import (
     data_options,
     load_options,
+    memory_options,
     output_options,
     recipe_from,
     schedule_options,
@@ -26,6 +27,7 @@ __all__ = ["command"]
 @data_options
 @task_options
 @load_options
+@memory_options
 @output_options
 @click.option(
     "--dry-run",

@@ -8,7 +8,14 @@ from typing import Any
 import rich_click as click
 
 from ._console import emit_json, stdout
-from ._options import data_options, load_options, output_options, recipe_from, schedule_options
+from ._options import (
+    data_options,
+    load_options,
+    memory_options,
+    output_options,
+    recipe_from,
+    schedule_options,
+)
 
 __all__ = ["command"]
 
@@ -18,6 +25,7 @@ __all__ = ["command"]
 @schedule_options
 @data_options
 @load_options
+@memory_options
 @output_options
 def command(
     source: str | None,

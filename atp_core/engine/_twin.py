@@ -46,6 +46,10 @@ class _Following(Placement):
 
     def __init__(self, leader: Placement) -> None:
         super().__init__(leader.device, leader.home)
+        self.moves = leader.moves
+        # Activations wait where those of the other forward do.
+        self.park = leader.park  # type: ignore[method-assign]
+        self.to_device = leader.to_device  # type: ignore[method-assign]
 
     @contextmanager
     def on_device(self, module: nn.Module) -> Iterator[None]:

@@ -162,6 +162,8 @@ def measure_beta(
         ):
             for pair in stops:
                 stop = pair.stop
+                if stop.chain.placement is not None:
+                    pristine.clear()  # the block before is on disk as it was
                 pristine.append(Snapshot([Chain(stop.chain.name, [stop.block])]))
 
                 def damage(rate: float, inputs: Sequence[Call], pair: Pair = pair) -> float:
@@ -186,8 +188,10 @@ def measure_beta(
                 pair.drop()
                 advance(stop.block.name)
     finally:
-        for copy in pristine:
-            copy.restore()
+        # What was done to a block that is streamed was let go of with the block.
+        if all(chain.placement is None for chain in chains):
+            for copy in pristine:
+                copy.restore()
     return _fit(chains, sparsity, found)
 
 

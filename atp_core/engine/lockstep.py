@@ -53,10 +53,13 @@ class _Runner(greenlet):
         self.lockstep = lockstep
         self.batch = batch
         self.visited: set[int] = set()
+        self.result: Any = None
 
     def run(self) -> None:
         """Run the forward to its end; returning switches to the driver with None."""
-        self.lockstep.forward(self.batch)
+        result = self.lockstep.forward(self.batch)
+        if self.lockstep.to_end:
+            self.result = result
 
 
 class Lockstep:
@@ -67,9 +70,13 @@ class Lockstep:
         batches: what `forward` takes, one entry a batch.
         chains: the blocks to stop at.
         placement: brings the block at hand to the device it runs on.
+        to_end: let every forward run to its end after the last block, one after another.
 
     Use as a context manager and iterate once. Leaving the context drops the forwards where they
-    stand, so what follows the last block is never computed.
+    stand, so what follows the last block is never computed unless `to_end`.
+
+    Attributes:
+        results: what the forwards returned, in the order of the batches, if `to_end`.
     """
 
     def __init__(
@@ -78,8 +85,12 @@ class Lockstep:
         batches: Sequence[Any],
         chains: Sequence[Chain],
         placement: Placement | None = None,
+        *,
+        to_end: bool = False,
     ) -> None:
         self.forward = forward
+        self.to_end = to_end
+        self.results: list[Any] = []
         self.placement = placement or Placement(None)
         self.repeated: dict[str, int] = {}
         """Blocks that the forward called again after their stop, and how often."""
@@ -97,7 +108,11 @@ class Lockstep:
 
     def __enter__(self) -> Lockstep:
         for module in self._modules:
-            self._handles.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
+            # Before all other hooks: those that bring a block into memory must not do so for each
+            # batch on its way here.
+            self._handles.append(
+                module.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True)
+            )
             if self.placement.moves:
                 self._handles.append(module.register_forward_hook(self._after))
         return self
@@ -135,8 +150,11 @@ class Lockstep:
                 # Held any longer, a batch's inputs would lie in memory beside its outputs.
                 stop.calls.clear()
                 # The forwards run the block when resumed, so while it is on the device. Nothing
-                # is left to see after the last block: it is not run again.
-                arrivals = self._advance() if stops_left else []
+                # is left to see after the last block: it is run again only for what follows it.
+                if stops_left:
+                    arrivals = self._advance()
+                elif self.to_end:
+                    self.results = [self._end(i) for i in range(len(self._runners))]
 
     def _agree(self, modules: list[nn.Module], reached: dict[str, int]) -> tuple[Chain, Block]:
         """The block at which all batches stand, which must be the next of its chain."""
@@ -162,16 +180,26 @@ class Lockstep:
         """Let every forward run to its next block."""
         return [self._switch(i, runner) for i, runner in enumerate(self._runners)]
 
-    def _switch(self, index: int, runner: _Runner) -> tuple[nn.Module, Call]:
+    def _end(self, index: int) -> Any:
+        """Let one forward run to its end."""
+        runner = self._runners[index]
+        self._resume(index, runner)
+        result, runner.result = runner.result, None
+        return result
+
+    def _resume(self, index: int, runner: _Runner) -> Any:
         try:
-            arrival = runner.switch()
+            return runner.switch()
         except AtpError:
             raise
         except Exception as error:
+            what = "batch" if self.to_end else "calibration batch"
             raise ModelError(
-                f"the forward pass of calibration batch {index} failed: "
-                f"{type(error).__name__}: {error}"
+                f"the forward pass of {what} {index} failed: {type(error).__name__}: {error}"
             ) from error
+
+    def _switch(self, index: int, runner: _Runner) -> tuple[nn.Module, Call]:
+        arrival = self._resume(index, runner)
         if arrival is None:
             missing = [
                 block.name
@@ -198,6 +226,7 @@ class Lockstep:
             self.repeated[name] = self.repeated.get(name, 0) + 1
         else:
             runner.visited.add(id(module))
+            self.placement.park((args, kwargs))
             assert runner.parent is not None
             runner.parent.switch((module, Call(args, kwargs)))
         return self.placement.to_device((args, kwargs)) if self.placement.moves else None

@@ -54,7 +54,12 @@ class Placement:
 
     @classmethod
     def of(cls, chains: Sequence[Chain], device: torch.device | None) -> Placement:
-        """Placement of a located model; one on several devices already is where it should be."""
+        """Placement of a located model; one on several devices already is where it should be.
+
+        Where the model is streamed, core has said so in the chains.
+        """
+        if chains[0].placement is not None:
+            return chains[0].placement
         homes = {
             weight.tensor.device
             for chain in chains
@@ -76,6 +81,12 @@ class Placement:
             yield
         finally:
             self._move(module, self.home)
+
+    def keep(self, module: nn.Module) -> None:
+        """Hold on to what was done to the weights of a module that is on the device."""
+
+    def park(self, tree: Any) -> None:
+        """Put activations where they wait for their block; the tensors stay the same objects."""
 
     def to_device(self, tree: Any) -> Any:
         """`tree` with every tensor on the device."""

@@ -134,14 +134,14 @@ def prune_model(
                     rate = rates[id(stop.block)]
                     if rate > 0.0:
                         statistics.run(stop.calls, calibration.batch_samples, placement)
-                    at = (stop.chain, stop.block, rate)
-                    prune = partial(_prune_on_device, placement, *at, method, statistics)
                     if passed is not None:
                         reports.append(passed())
+                    at = (stop.chain, stop.block, rate)
                     if options.dense:
-                        passed = prune
+                        passed = partial(_prune_on_device, placement, *at, method, statistics)
                     else:
-                        reports.append(prune())
+                        reports.append(prune_block(*at, method, statistics))
+                        placement.keep(stop.block.module)
                     advance(stop.block.name)
             if passed is not None:
                 reports.append(passed())
@@ -160,7 +160,9 @@ def _prune_on_device(
     statistics: BlockStatistics | None,
 ) -> BlockReport:
     with placement.on_device(block.module):
-        return prune_block(chain, block, rate, method, statistics)
+        report = prune_block(chain, block, rate, method, statistics)
+        placement.keep(block.module)
+    return report
 
 
 def prune_block(

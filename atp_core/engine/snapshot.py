@@ -16,6 +16,9 @@ __all__ = ["Snapshot"]
 class Snapshot:
     """Keeps the parameters that hold prunable weights, on the CPU.
 
+    Chains of a model that is streamed have no need of it: what is done to a block is let go of with
+    the block.
+
     Args:
         chains: the chains whose weights will be pruned.
 
@@ -29,7 +32,7 @@ class Snapshot:
     def __init__(self, chains: Sequence[Chain]) -> None:
         self.stale = False
         self._copies: dict[tuple[int, str], tuple[nn.Module, str, torch.Tensor]] = {}
-        for chain in chains:
+        for chain in (one for one in chains if one.placement is None):
             for block in chain.blocks:
                 for weight in block.weights:
                     key = (id(weight.module), weight.parameter)

@@ -53,5 +53,7 @@ def print_plan(plan: PlanResult, console: Console) -> None:
         data += f" of {plan.seqlen} tokens"
     console.print(f"calibration: {data}; method: {plan.method}", highlight=False)
     console.print(f"memory: about {plan.memory_bytes / 1e9:.1f} GB", highlight=False)
+    for part, size in plan.memory_parts.items():
+        console.print(f"  {part}: {size / 1e9:.2f} GB", style="dim", highlight=False)
     time = "not known" if plan.seconds is None else f"about {max(plan.seconds / 60, 0.1):.1f} min"
     console.print(f"time: {time} on this CPU, from its matrix product rate", highlight=False)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -12,7 +14,7 @@ from atp_core.errors import NumericalError
 
 from ._inputs import Inputs, batched, extended, keeps_logits, moved
 
-__all__ = ["Asked", "Scores", "score_answers"]
+__all__ = ["Asked", "Run", "Scores", "score_answers"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,13 @@ class Asked:
     inputs: Inputs
     answer: Sequence[int]
     choices: Sequence[Sequence[int]] = ()
+
+
+Run = Callable[[Callable[[Any], None], Sequence[Any]], Any]
+"""Gives every batch to a step, such as `LoadedModel.map`."""
+
+_TOGETHER: Final = 64
+"""Batches that are encoded and held at once, where many are run side by side."""
 
 
 @dataclass
@@ -62,6 +71,7 @@ def score_answers(
     *,
     batch_size: int,
     done: Callable[[], None] = lambda: None,
+    run: Run | None = None,
 ) -> list[Scores]:
     """Score the right answer of every question, and each of its choices.
 
@@ -73,6 +83,7 @@ def score_answers(
         questions: what to score, encoded when it is their turn.
         batch_size: answers of equal shapes that go through together.
         done: called for each question.
+        run: runs many batches, by a step for each; None runs one after another.
 
     Raises:
         NumericalError: the model's output is not a number.
@@ -95,7 +106,8 @@ def score_answers(
                     yield row, extended(asked.inputs, list(ids[:-1]))
             done()
 
-    for members, batch in batched(rows(), batch_size):
+    def step(of: tuple[list[_Row], Inputs]) -> None:
+        members, batch = of
         # Rows of equal shapes may still have answers of unequal length, after unequal prompts.
         longest = max(len(row.target) for row in members)
         with torch.inference_mode():
@@ -104,6 +116,13 @@ def score_answers(
             ).logits
         for row, of_row in zip(members, logits, strict=True):
             _read(row, of_row[-len(row.target) :], scores[row.question])
+
+    batches = batched(rows(), batch_size)
+    if run is None:
+        for batch in batches:
+            step(batch)
+    while run is not None and (together := list(itertools.islice(batches, _TOGETHER))):
+        run(step, together)
     return scores
 
 

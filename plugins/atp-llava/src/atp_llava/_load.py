@@ -15,6 +15,7 @@ from torch import nn
 from atp_core.errors import ModelError
 from atp_core.loading import dtype_named, explained, first_line
 from atp_core.records import LoadedModel, LoadRequest, Source
+from atp_core.streamable import hub_shards, real_buffers, store_of
 from atp_core.weights import describe_files, find_shards, read_header
 
 from ._quiet import quiet
@@ -38,6 +39,8 @@ _HUB: Final = (
 def load(source: Source, request: LoadRequest) -> LoadedModel:
     """Load `source` in eval mode on the CPU, or its architecture on the meta device.
 
+    To be streamed, it comes with a store of its weights.
+
     Experts run one by one ("eager"), so that what each of them multiplies can be seen; that is
     the same function, and is not written to the saved config.
 
@@ -53,6 +56,9 @@ def load(source: Source, request: LoadRequest) -> LoadedModel:
     files = find_shards(directory, _CONVERT) if directory and not request.meta else []
     for file in files:
         read_header(file)
+    if request.stream and directory is None:
+        with explained(source.text, _HUB):
+            files = hub_shards(name, request.revision)
     trust = {"trust_remote_code": True} if request.trust_remote_code else {}
     shared: dict[str, Any] = {**trust, "revision": request.revision}
     with explained(source.text, "" if directory else _HUB), quiet():
@@ -70,6 +76,7 @@ def load(source: Source, request: LoadRequest) -> LoadedModel:
                 dtype=dtype,
                 use_safetensors=True,
                 output_loading_info=True,
+                **({"device_map": "meta"} if request.stream else {}),
                 **shared,
             )
     missing = sorted(info.get("missing_keys") or ())
@@ -78,9 +85,14 @@ def load(source: Source, request: LoadRequest) -> LoadedModel:
             f"the checkpoint of {source.text} lacks {len(missing)} weights of "
             f"{type(model).__name__}, among them {missing[0]}; nothing is pruned on random weights"
         )
+    store = None
+    if request.stream:
+        store = store_of(model, files)
+        real_buffers(model)
     loaded = LoadedModel(
         model=_ready(model),
         source=source,
+        store=store,
         processor=source.processor or _processor(name, source, optional=request.meta, **shared),
         base_model=source.text if directory is None else _named_base(directory),
         provenance={

@@ -69,6 +69,7 @@ class Measurement:
                 self._asked(choose),
                 batch_size=self._batch,
                 done=lambda: advance(""),
+                run=None if self._loaded.stream is None else self._loaded.map,
             )
         seconds = time.perf_counter() - began
         self._answer_loss(scores, seconds)

@@ -69,15 +69,17 @@ def _losses(
     loaded: LoadedModel, text: MeasuredText, batch_size: int, look: Look | None
 ) -> torch.Tensor:
     """Mean NLL of each window in nats, shape (windows,)."""
-    losses: list[torch.Tensor] = []
-    done = 0
+    parts = batches_of(text.ids, batch_size)
     with loaded.progress.task(f"perplexity on {text.dataset}", len(text.ids)) as advance:
-        for part in batches_of(text.ids, batch_size):
-            losses.append(window_losses(loaded.model, part, first=done, look=look))
-            done += len(part)
+
+        def losses(number: int, part: torch.Tensor) -> torch.Tensor:
+            first = number * batch_size
+            found = window_losses(loaded.model, part, first=first, look=look)
             for _ in part:
                 advance("")
-    return torch.cat(losses)
+            return found
+
+        return torch.cat(loaded.map(lambda batch: losses(*batch), list(enumerate(parts))))
 
 
 class _Beside:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import nn
 from atp_core.errors import ModelError
 from atp_core.loading import dtype_named, explained
 from atp_core.records import DataRequest, LoadedModel, LoadRequest, Source, Split
+from atp_core.streamable import hub_shards, real_buffers, store_of
 from atp_core.weights import describe_files, find_shards, read_header
 
 from ._calibrate import default_samples, default_search_samples
@@ -59,6 +60,8 @@ class _Place:
 def load(source: Source, request: LoadRequest) -> LoadedModel:
     """Load `source` in eval mode on the CPU, or its architecture on the meta device.
 
+    To be streamed, it comes with a store of its weights.
+
     GGUF weights are dequantized: to float32, or to the file's own float type, where `dtype` is
     "auto". Experts run one by one ("eager"), so that what each of them multiplies can be seen;
     that is the same function, and is not written to the saved config.
@@ -71,6 +74,8 @@ def load(source: Source, request: LoadRequest) -> LoadedModel:
     if source.model is not None:
         return _in_memory(source, request, dtype)
     place = _find(source, verify=not request.meta)
+    if request.stream:
+        place = _with_files(place, source, request.revision)
     trust = {"trust_remote_code": True} if request.trust_remote_code else {}
     shared = {**place.options, **trust, "revision": request.revision}
     with explained(source.text, _remedy(place)):
@@ -88,6 +93,7 @@ def load(source: Source, request: LoadRequest) -> LoadedModel:
                     config=config,
                     use_safetensors=None if place.gguf else True,
                     output_loading_info=True,
+                    **({"device_map": "meta"} if request.stream else {}),
                     **options,
                 )
     missing = sorted(info.get("missing_keys") or ())
@@ -97,12 +103,17 @@ def load(source: Source, request: LoadRequest) -> LoadedModel:
             f"{type(model).__name__}, among them {missing[0]}; nothing is pruned on random weights"
         )
     _forget_quantization(model)
+    store = None
+    if request.stream:
+        store = store_of(model, place.files)
+        real_buffers(model)
     loaded = LoadedModel(
         model=_ready(model),
         source=source,
         processor=source.processor or _tokenizer(place.name, **shared),
         base_model=place.base_model,
         provenance=_provenance(place, model, config, request),
+        store=store,
     )
     return _described(loaded, place.license)
 
@@ -179,6 +190,23 @@ def _find(source: Source, *, verify: bool) -> _Place:
         raise ModelError(f"{path} holds several GGUF files; name the one to load")
     expected = "a config.json" if path.is_dir() else "a GGUF file or a directory"
     raise ModelError(f"{path} is no model of transformers: expected {expected}")
+
+
+def _with_files(place: _Place, source: Source, revision: str | None) -> _Place:
+    """A place whose weights are in local safetensors files, fetched if need be.
+
+    Raises:
+        ModelError: they are not.
+    """
+    if place.gguf is not None:
+        raise ModelError(
+            f"{source.text} is a GGUF file, whose weights cannot be read one by one; leave out "
+            "--max-memory, or convert it to safetensors"
+        )
+    if place.files:
+        return place
+    with explained(source.text, _remedy(place)):
+        return replace(place, files=tuple(hub_shards(place.name, revision)))
 
 
 def _named_base(directory: Path) -> str | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from atp_core.errors import ModelError
 from atp_core.loading import first_line
 from atp_core.records import LoadedModel
+from atp_core.streamable import save_transformers
 
 from ._quiet import quiet
 
@@ -24,10 +24,9 @@ def save(loaded: LoadedModel, directory: Path) -> Sequence[Path]:
     Raises:
         ModelError: transformers cannot write this model.
     """
-    model: Any = loaded.model
     try:
         with quiet():
-            model.save_pretrained(directory, max_shard_size="5GB")
+            save_transformers(loaded, directory)
         if loaded.processor is not None:
             loaded.processor.save_pretrained(directory)
     except (ValueError, RuntimeError, NotImplementedError) as error:
