@@ -1,4 +1,4 @@
-"""Zero-shot accuracy of SmolLM2-135M: dense, uniform and ATP, compared document by document.
+"""Zero-shot accuracy of SmolLM2-135M: dense, uniform, ATP and rivals, paired by document.
 
     python benchmarks/zero_shot.py --calibration c4.utf8 --task-data DIR --work DIR -o FILE
 
@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--tasks", default="zeroshot7")
     parser.add_argument("--limit", type=int, default=200)
     parser.add_argument("--cells", default="wanda 0.5,wanda 0.6,sparsegpt 0.5,sparsegpt 0.6")
+    parser.add_argument("--rivals", default="losa,dlp,alphapruning", help="in cells of Wanda")
     parser.add_argument("--reverse", action="store_true", help="begin at the end, as a second one")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -49,8 +50,11 @@ def main() -> None:
     models: dict[str, Found] = {}
     commands: dict[str, str] = {}
     wanted = [("dense", "wanda 0.5", 0.0)]
+    rivals = args.rivals.split(",") if args.rivals else []
     for cell in args.cells.split(","):
         wanted += [(f"{cell} uniform", cell, 0.0), (f"{cell} atp", cell, grid[cell]["beta"])]
+        if cell.startswith("wanda"):
+            wanted += [(f"{cell} {rival}", cell, 0.0) for rival in rivals]
     for name, cell, beta in reversed(wanted) if args.reverse else wanted:
         method, sparsity = cell.split()
         file = args.work / f"{name.replace(' ', '-')}.json"
@@ -61,7 +65,7 @@ def main() -> None:
             "calibration": args.calibration,
             "samples": grid[cell]["trials"][-1]["samples"],
             "seqlen": 512,
-            "allocation": "uniform" if beta == 0.0 else "atp",
+            "allocation": "uniform" if name == "dense" else name.split()[-1],
             "beta": "search" if beta == 0.0 else beta,
             "tasks": tasks,
             "task_data": args.task_data,
@@ -101,7 +105,8 @@ def main() -> None:
         "comparisons": [
             {"model": f"{cell} atp", **one}
             for cell in args.cells.split(",")
-            for reference in (f"{cell} uniform", "dense")
+            for reference in (f"{cell} uniform", "dense", *(f"{cell} {r}" for r in rivals))
+            if reference in models
             for one in compared(f"{cell} atp", reference)
         ],
     }
