@@ -8,7 +8,16 @@ from typing import Any
 import rich_click as click
 
 from ._console import emit_json, stdout
-from ._options import BetaParam, data_options, load_options, names_of, rates_of, task_options
+from ._options import (
+    BetaParam,
+    data_options,
+    executor_options,
+    executor_settings,
+    load_options,
+    names_of,
+    rates_of,
+    task_options,
+)
 
 __all__ = ["command"]
 
@@ -39,6 +48,7 @@ __all__ = ["command"]
     metavar="N",
     help="Calibration samples of a search trial (default a quarter of --samples, at least 8).",
 )
+@executor_options
 @data_options
 @task_options
 @load_options
@@ -75,7 +85,7 @@ def command(
     from ..report.quality import print_compared
     from ._progress import bars
 
-    settings = {key: value for key, value in options.items() if value is not None}
+    settings = executor_settings(options)
     if "chains" in settings:
         settings["chains"] = names_of(settings["chains"])
     with bars() as progress:
