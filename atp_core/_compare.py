@@ -59,7 +59,9 @@ class Comparing:
             session.plugins.offers("allocators").check(recipe.allocation)
 
     def _recipe(self, method: str, sparsity: float, entrant: Contender) -> Recipe:
-        return entrant.recipe(self._session, {"method": method, "sparsity": sparsity})
+        # The executor does whole cells; the trials of a cell are made where the cell is.
+        alone = {"executor": "local", "executor_options": {}}
+        return entrant.recipe(self._session, {"method": method, "sparsity": sparsity, **alone})
 
     def identity(self) -> dict[str, Any]:
         """What must be equal for two comparisons to be the same one, cells aside."""

@@ -160,6 +160,7 @@ def _reason(error: RayError) -> str:
     text = lines[-1] if lines else type(error).__name__
     if isinstance(error, RayActorError) and "worker process has died" in str(error):
         text = text.partition("Worker exit detail:")[2] or text
+        text = text.partition("Some common causes")[0]
     return text.strip().rstrip(".")
 
 
