@@ -61,8 +61,11 @@ class Machine:
         )
 
     def run(self, *command: str, **environment: str) -> tuple[int, str, str]:
-        process = self.start(*command, **environment)
-        out, err = process.communicate(timeout=300)
+        with self.start(*command, **environment) as process:
+            try:
+                out, err = process.communicate(timeout=300)
+            finally:
+                process.kill()
         return process.returncode, out, err
 
     def told(self, *command: str, **environment: str) -> dict[str, Any]:
@@ -220,8 +223,8 @@ def cluster(machine: Machine) -> Iterator[tuple[subprocess.Popen[str], str, dict
     try:
         yield process, address, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
     finally:
-        process.kill()
-        process.wait()
+        if process.poll() is None:
+            process.communicate("\n", timeout=60)
 
 
 def test_a_cluster_by_address_is_used_and_left_alone(
