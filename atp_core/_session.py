@@ -70,10 +70,12 @@ class Session:
         self.source = source
         self.progress = progress or NullProgress()
         self.plugins = plugins or build_manager()
+        self.discovered = plugins is None
+        """Whether the plugins are those installed, which another process finds too."""
         # Wrong names are told before anything costly happens.
         self.plugins.offers("methods").check(recipe.method)
         self.plugins.offers("allocators").check(recipe.allocation)
-        self.plugins.offers("executors").check(recipe.executor)
+        self.executor: Executor = self._executor()
         self._readable = readable or Readable(source, self.progress)
         self.recognition = self.plugins.recognize(self._readable.source, plugin=recipe.plugin)
         self.device: torch.device | None = (
@@ -111,6 +113,7 @@ class Session:
             plugins=self.plugins,
             readable=self._readable,
         )
+        other.discovered = self.discovered
         other._loaded, other._snapshot = self.loaded, self.snapshot
         other._chains = other.locate(self.loaded)
         other.learn(self)
@@ -142,9 +145,32 @@ class Session:
         """The allocation of the recipe."""
         return self.plugins.offers("allocators").create(self.recipe.allocation)  # type: ignore[no-any-return]
 
-    def executor(self) -> Executor:
-        """What runs the trials of a search."""
-        return self.plugins.offers("executors").create(self.recipe.executor)  # type: ignore[no-any-return]
+    def _executor(self) -> Executor:
+        """What runs the jobs of the recipe."""
+        name, options = self.recipe.executor, self.recipe.executor_options
+        made: Executor = self.plugins.offers("executors").create(name)
+        if configure := getattr(made, "configure", None):
+            configure(options)
+        elif options:
+            raise UsageError(
+                f"the {name} executor has no options; leave out {', '.join(sorted(options))}"
+            )
+        if self.source.model is not None and self.remote(made):
+            raise UsageError(
+                f"the {name} executor works in other processes, which cannot see a model in "
+                "memory: save the model and give its directory, or leave out executor"
+            )
+        return made
+
+    @staticmethod
+    def remote(executor: Executor) -> bool:
+        """Whether an executor does jobs in other processes."""
+        return bool(getattr(executor, "remote", False))
+
+    def close(self) -> None:
+        """Stop what the executor has started; it starts again when it is needed."""
+        if close := getattr(self.executor, "close", None):
+            close()
 
     def objective(self) -> Objective | None:
         """The registered objective of the recipe, or None where it names a metric."""

@@ -16,7 +16,7 @@ from .records import Evaluation, Metric, Observations
 from .results import metrics_from_dict, metrics_to_dict
 from .trials.journal import Journal
 
-__all__ = ["Found", "add_tasks", "average", "evaluated", "run_tasks", "unit"]
+__all__ = ["Found", "add_tasks", "average", "evaluated", "recall", "run_tasks", "unit"]
 
 
 @dataclass
@@ -74,6 +74,25 @@ def add_tasks(
         assert known is not None
         found.add(known)
     average(found, tasks)
+
+
+def recall(journal: Journal, key: str, tasks: Sequence[str] | None) -> Found | None:
+    """What a journal has of one model, or None where a part is missing.
+
+    Args:
+        journal: has the plugin's own metrics under the key, and each task under key/task.
+        key: of the model.
+        tasks: that belong to it.
+    """
+    known = [journal.get(one) for one in (key, *(f"{key}/{task}" for task in tasks or ()))]
+    if None in known:
+        return None
+    found = Found()
+    for part in known:
+        assert part is not None
+        found.add(part)
+    average(found, tasks or [])
+    return found
 
 
 def run_tasks(session: Session, names: Sequence[str]) -> Iterator[tuple[str, TaskResult]]:

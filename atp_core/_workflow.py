@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
+from ._elsewhere import Work
 from ._session import Session
 from ._tasks import Found, add_tasks, evaluated
-from .allocation import Allocator, SearchingAllocator
+from .allocation import Allocator, ScheduleJudge, SearchingAllocator
 from .allocation.betas import beta_text, by_chain, shortest
 from .allocation.budget import weighted_mean
 from .allocation.file import from_file
@@ -22,7 +24,7 @@ from .evaluation.comparison import Comparison
 from .methods import Method
 from .records import Beta, Chain, Metric, Schedule, Split
 from .results import SearchResult, Sweep, peak_memory_bytes
-from .trials import Objective, Trial, best
+from .trials import Objective, Trial, TrialJob, best
 from .trials.beta import Adaptive, Grid, Strategy, search_beta
 from .trials.journal import Journal
 
@@ -34,11 +36,14 @@ _TRIAL_SHARE = 4
 _TRIAL_LEAST = 8
 
 
+# Where the result is written, what runs the trials, and whether weights are streamed make no
+# difference to it.
+_WITHOUT_EFFECT = {"output", "executor", "executor_options", "max_memory"}
+
+
 def identity(session: Session) -> dict[str, Any]:
     """What must be equal for two runs to be the same run."""
-    # Where the result is written, what runs the trials, and whether weights are streamed make no
-    # difference to it.
-    recipe = session.recipe.model_dump(mode="json", exclude={"output", "executor", "max_memory"})
+    recipe = session.recipe.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
     method = session.method()
     return {
         **recipe,
@@ -135,6 +140,20 @@ class _Direction:
     higher_is_better: bool
 
 
+class _Asked(NamedTuple):
+    """A schedule to judge, and what users see of it."""
+
+    schedule: Schedule
+    beta: Beta | None
+    stage: str
+    what: str
+
+
+def _attempting(session: Session) -> Callable[[TrialJob], dict[str, Any]]:
+    """What makes trials on the model of a session."""
+    return Pruning(session, Journal(None, {})).attempt
+
+
 class Pruning:
     """Finds a schedule for a session's model and prunes to it, writing every result down.
 
@@ -153,6 +172,7 @@ class Pruning:
         self._direction: _Direction | None = None
         self._prepared = False
         self._current: tuple[str, int | None, PruneReport] | None = None
+        self._work = Work(session, self.attempt, _attempting, identity)
         self.found: dict[str, Found] = {}
         """What was measured on the report split, by "dense", "uniform" and "pruned"."""
         check_settings(session, self._allocator)
@@ -184,6 +204,10 @@ class Pruning:
             confirmed: called with each β that was judged on all calibration data, while the
                 model is pruned with it.
         """
+        with contextlib.closing(self._session):
+            return self._settle(confirmed)
+
+    def _settle(self, confirmed: Callable[[Beta], None] | None) -> SearchResult:
         started = time.perf_counter()
         session = self._session
         trials: list[Trial] = []
@@ -237,35 +261,40 @@ class Pruning:
         session = self._session
         allocator = cast(SearchingAllocator, self._allocator)
         uniform = self.uniform()
-        trials = [self._judge_schedule(uniform, None, "search", "uniform")]
+        trials = self._judge_schedules([_Asked(uniform, None, "search", "uniform")])
         higher = self._known().higher_is_better
         request = session.request(allocator, session.chains)
         count = allocator.trials(request)
         with session.progress.task(f"{allocator.name}: {count} trials", count) as advance:
 
-            def judge(schedule: Schedule) -> float:
-                what = f"trial {len(trials)}"
-                trial = self._judge_schedule(schedule, None, "search", what)
-                trials.append(trial)
-                advance(f"best {best(trials, higher).objective:.4g}")
-                return _loss(trial.objective, higher)
+            def judge(schedules: Sequence[Schedule]) -> list[float]:
+                asked = [
+                    _Asked(schedule, None, "search", f"trial {len(trials) + i}")
+                    for i, schedule in enumerate(schedules)
+                ]
+                found = self._judge_schedules(asked)
+                trials.extend(found)
+                for _ in found:
+                    advance(f"best {best(trials, higher).objective:.4g}")
+                return [_loss(trial.objective, higher) for trial in found]
 
-            found = allocator.search(request, judge)
-        finals = {
-            one.digest: (one, self._judge_schedule(one, None, "final", what))
-            for one, what in ((uniform, "uniform"), (found, allocator.name))
-        }
-        winner = best([trial for _, trial in finals.values()], higher)
-        trials += [trial for _, trial in finals.values()]
+            found = allocator.search(request, ScheduleJudge(judge))
+        contest = {one.digest: one for one in (uniform, found)}
+        finals = self._judge_schedules(
+            [
+                _Asked(one, None, "final", "uniform" if one is uniform else allocator.name)
+                for one in contest.values()
+            ]
+        )
+        winner = best(finals, higher)
         # Where uniform wins, the schedule still says what was asked for.
-        taken = replace(finals[winner.schedule][0], allocation=allocator.name)
-        return taken, trials
+        taken = replace(contest[winner.schedule], allocation=allocator.name)
+        return taken, trials + finals
 
     def _search(self, limit: float) -> tuple[list[Beta], list[Trial]]:
         """What was found, one β for all chains and then one for each, and the trials."""
-        self._judge(0.0)  # tells the direction; the search finds it in the journal
+        trials = self._try(lambda beta: (beta, "search"), limit)
         higher = self._known().higher_is_better
-        trials = self._try(self._judge, limit)
         joint = _best_beta(trials, higher)
         limits = self._session.beta_limits(self._session.chains)
         if not self._recipe.beta_per_chain or len(limits) < 2:
@@ -281,34 +310,42 @@ class Pruning:
     def _vary(self, name: str, betas: Mapping[str, float], limit: float) -> list[Trial]:
         """Trials in which the β of one chain is varied and the others stay."""
 
-        def judge(beta: float) -> Trial:
-            return self._judge({**betas, name: beta}, f"search {name}")
+        def varied(beta: float) -> tuple[Beta, str]:
+            return {**betas, name: beta}, f"search {name}"
 
-        trials = self._try(judge, limit)
-        start = judge(betas[name])
+        trials = self._try(varied, limit)
+        [start] = self._judge_all([varied(betas[name])])
         return trials if start in trials else [*trials, start]
 
-    def _try(self, judge: Callable[[float], Trial], limit: float) -> list[Trial]:
-        higher = self._known().higher_is_better
+    def _try(
+        self, meant: Callable[[float], tuple[Beta, str]], limit: float
+    ) -> list[Trial]:
+        """Search one β; `meant` says what it stands for, and the stage of its trials."""
         strategy: Strategy
         if self._recipe.beta_step is not None:
             strategy = Grid(limit, self._recipe.beta_step)
         else:
             strategy = Adaptive(limit)
-        return search_beta(judge, strategy, self._session.executor(), higher_is_better=higher)
+        return search_beta(
+            lambda betas: self._judge_all([meant(beta) for beta in betas]),
+            strategy,
+            higher_is_better=lambda: self._known().higher_is_better,
+        )
 
     def _confirm(
         self, candidates: Sequence[Beta], confirmed: Callable[[Beta], None] | None
     ) -> list[Trial]:
         """Judge each candidate once on all calibration data."""
-        final: dict[str, Trial] = {}
+        final: dict[str, Beta] = {}
         for beta in candidates:
-            digest = self.schedule(beta).digest
-            if digest not in final:
-                final[digest] = self._judge(beta, "final")
-                if confirmed is not None:
-                    confirmed(beta)
-        return list(final.values())
+            final.setdefault(self.schedule(beta).digest, beta)
+        asked: list[tuple[Beta, str]] = [(beta, "final") for beta in final.values()]
+
+        def judged(position: int) -> None:
+            if confirmed is not None:
+                confirmed(asked[position][0])
+
+        return self._judge_all(asked, judged)
 
     def measure(self) -> dict[str, Any]:
         """Error growth, the β's that follow from it, and the β to take.
@@ -379,11 +416,14 @@ class Pruning:
             raise UsageError(f"a sweep over β takes 2 points or more, not {points}")
         limit = self._session.beta_limit(self._session.chains)
         betas = dict.fromkeys(limit * i / (points - 1) for i in range(points))
-        with self._session.progress.task("objective over β", len(betas)) as advance:
-            trials = []
-            for beta in betas:
-                trials.append(self._judge(beta))
-                advance(f"β = {beta_text(beta)}")
+        asked: list[tuple[Beta, str]] = [(beta, "search") for beta in betas]
+        with (
+            contextlib.closing(self._session),
+            self._session.progress.task("objective over β", len(betas)) as advance,
+        ):
+            trials = self._judge_all(
+                asked, lambda position: advance(f"β = {beta_text(asked[position][0])}")
+            )
         known = self._known()
         return Sweep(known.name, known.higher_is_better, trials)
 
@@ -396,37 +436,100 @@ class Pruning:
         return trial_samples(self._session.calibration.samples, self._recipe.trial_samples)
 
     def _judge(self, beta: Beta, stage: str = "search") -> Trial:
-        what = "uniform" if beta == 0.0 else f"β = {beta_text(beta)}"
-        return self._judge_schedule(self.schedule(beta), beta, stage, what)
+        [trial] = self._judge_all([(beta, stage)])
+        return trial
 
-    def _judge_schedule(
-        self, schedule: Schedule, beta: Beta | None, stage: str, what: str
-    ) -> Trial:
-        """Prune to a schedule and measure the objective, unless the journal has it."""
-        samples = self._trial_samples()
-        if stage == "final" and samples is not None:
-            samples = self._session.calibration.samples
-        key = f"trial/{samples}/{schedule.digest}"
-        if (known := self._journal.get(key)) is not None:
+    def _judge_all(
+        self,
+        asked: Sequence[tuple[Beta, str]],
+        judged: Callable[[int], None] | None = None,
+    ) -> list[Trial]:
+        """Trials of several β, each with its stage."""
+        return self._judge_schedules(
+            [
+                _Asked(
+                    self.schedule(beta),
+                    beta,
+                    stage,
+                    "uniform" if beta == 0.0 else f"β = {beta_text(beta)}",
+                )
+                for beta, stage in asked
+            ],
+            judged,
+        )
+
+    def _judge_schedules(
+        self, asked: Sequence[_Asked], judged: Callable[[int], None] | None = None
+    ) -> list[Trial]:
+        """Trials of several schedules; the executor makes those that the journal does not have.
+
+        Args:
+            asked: the schedules.
+            judged: called with the position of each as its trial ends; where trials are made in
+                this process, while the model is pruned so.
+        """
+        positions: dict[str, list[int]] = {}
+        jobs: dict[str, TrialJob] = {}
+        for position, one in enumerate(asked):
+            samples = self._trial_samples()
+            if one.stage == "final" and samples is not None:
+                samples = self._session.calibration.samples
+            key = f"trial/{samples}/{one.schedule.digest}"
+            positions.setdefault(key, []).append(position)
+            if self._journal.get(key) is None and key not in jobs:
+                title = f"{one.stage}: {one.what}"
+                jobs[key] = TrialJob(one.schedule, one.beta, one.stage, samples, title)
+        trials: dict[int, Trial] = {}
+
+        def take(key: str) -> None:
+            known = self._journal.get(key)
+            assert known is not None
             self._direction = _Direction(**known["direction"])
-            return Trial(**{**known["trial"], "beta": beta, "stage": stage})
+            for position in positions[key]:
+                one = asked[position]
+                trials[position] = Trial(
+                    **{**known["trial"], "beta": one.beta, "stage": one.stage}
+                )
+                if judged is not None:
+                    judged(position)
+
+        for key in positions:
+            if key not in jobs:
+                take(key)
+        for key, made in self._make(jobs):
+            self._journal.put(key, made)
+            name, value = made["direction"]["name"], made["trial"]["objective"]
+            self._session.progress.note(f"{jobs[key].title}: {name} {value:.4g}")
+            take(key)
+        return [trials[position] for position in range(len(asked))]
+
+    def _make(self, jobs: Mapping[str, TrialJob]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Have the executor make trials; each with its key, as it ends."""
+        keys = list(jobs)
+        made = self._session.executor.run(self._work, list(jobs.values()))
+        return ((keys[position], trial) for position, trial in made)
+
+    def attempt(self, job: TrialJob) -> dict[str, Any]:
+        """Prune to a schedule and measure the objective, in this process.
+
+        Returns:
+            The trial, and the name and direction of its objective, as the journal keeps them.
+        """
         started = time.perf_counter()
         self._prepare()
-        self.prune(schedule, f"{stage}: {what}", samples)
+        self.prune(job.schedule, job.title, job.samples)
         metric = self._measure()
-        self._direction = _Direction(metric.name, metric.higher_is_better)
         trial = Trial(
-            beta=beta,
+            beta=job.beta,
             objective=metric.value,
             seconds=time.perf_counter() - started,
-            stage=stage,
-            samples=samples or 0,
-            schedule=schedule.digest,
+            stage=job.stage,
+            samples=job.samples or 0,
+            schedule=job.schedule.digest,
             peak_memory_bytes=peak_memory_bytes(),
         )
-        self._journal.put(key, {"trial": trial.to_dict(), "direction": vars(self._direction)})
-        self._session.progress.note(f"{stage}: {what}: {metric.name} {metric.value:.4g}")
-        return trial
+        direction = {"name": metric.name, "higher_is_better": metric.higher_is_better}
+        return {"trial": trial.to_dict(), "direction": direction}
 
     def _prepare(self) -> None:
         self._see_dense("search")

@@ -55,12 +55,16 @@ class UnknownNameError(UsageError):
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], also: str = "") -> None:
-        self.kind, self.name, self.known = kind, name, sorted(known)
+        self.kind, self.name, self.known, self.also = kind, name, sorted(known), also
         close = difflib.get_close_matches(name, self.known, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         offered = ", ".join(self.known) or "none"
         told = f"unknown {kind} {name!r}.{hint} Available: {offered}."
         super().__init__(f"{told} {also}".strip())
+
+    def __reduce__(self) -> tuple[type[UnknownNameError], tuple[str, str, list[str], str]]:
+        # As it was made, so that it survives the way from another process.
+        return type(self), (self.kind, self.name, self.known, self.also)
 
 
 class PluginError(AtpError):

@@ -146,7 +146,7 @@ def atp_objectives() -> Sequence[Offer]:
 
 @hookspec
 def atp_executors() -> Sequence[Offer]:
-    """Offer ways to run search trials: factories of `atp_core.trials.Executor`."""
+    """Offer ways to run trials and cells: factories of `atp_core.trials.Executor`."""
 
 
 @hookspec

@@ -147,6 +147,8 @@ class Recipe(BaseModel):
     """What the search optimizes; default is the first metric of the plugin."""
     executor: _Name = "local"
     """What runs the trials of a search; the result is the same whatever does."""
+    executor_options: dict[_Name, bool | int | float | str] = {}
+    """Settings of the executor by name, e.g. {address: "10.0.0.1:6379"}; they change no result."""
     trial_samples: _Count | None = None
     """Calibration samples of a search trial; the winner is always judged on all."""
     baseline: bool = True
@@ -283,12 +285,13 @@ class Recipe(BaseModel):
         }
 
     def portable(self) -> Recipe:
-        """This recipe with absolute paths shortened to their last part.
+        """This recipe with absolute paths shortened to their last part, and without executor.
 
-        For publishing: a published recipe should not tell how a disk is laid out.
+        For publishing: a published recipe should not tell how a disk is laid out, nor what
+        machines there are.
         """
-        changed: dict[str, Any] = {}
-        for name in type(self).model_fields:
+        changed: dict[str, Any] = {"executor": "local", "executor_options": {}}
+        for name in type(self).model_fields.keys() - changed.keys():
             value = getattr(self, name)
             if isinstance(value, (str, Path)):
                 changed[name] = type(value)(without_folders(str(value)))

@@ -392,7 +392,12 @@ class InOrder:
     name = "mine"
 
     def run(self, judge: Any, candidates: Any) -> Any:
-        return [judge(candidate) for candidate in candidates]
+        return [(position, judge(candidate)) for position, candidate in enumerate(candidates)]
+
+
+class Backwards(InOrder):
+    def run(self, judge: Any, candidates: Any) -> Any:
+        return reversed(super().run(judge, candidates))
 
 
 class Sorting(InOrder):
@@ -403,12 +408,27 @@ class Sorting(InOrder):
 class Swallowing(InOrder):
     def run(self, judge: Any, candidates: Any) -> Any:
         found = []
-        for candidate in candidates:
+        for position, candidate in enumerate(candidates):
             try:
-                found.append(judge(candidate))
+                found.append((position, judge(candidate)))
             except Exception:
                 continue
         return found
+
+
+class Agreeing(InOrder):
+    def configure(self, options: Any) -> None:
+        pass
+
+
+class Exhausted(InOrder):
+    ended = False
+
+    def close(self) -> None:
+        self.ended = True
+
+    def run(self, judge: Any, candidates: Any) -> Any:
+        return [] if self.ended else super().run(judge, candidates)
 
 
 def offering(hook: str, target: Callable[[], Any]) -> Any:
@@ -426,7 +446,8 @@ def offering(hook: str, target: Callable[[], Any]) -> Any:
     [
         ("atp_methods", Method, 6),
         ("atp_allocators", Flat, 5),
-        ("atp_executors", InOrder, 4),
+        ("atp_executors", InOrder, 6),
+        ("atp_executors", Backwards, 6),
     ],
 )
 def test_good_offers_pass(hook: str, good: Any, count: int, tmp_path: Path) -> None:
@@ -443,8 +464,10 @@ def test_good_offers_pass(hook: str, good: Any, count: int, tmp_path: Path) -> N
         ("atp_methods", Renamed, "is built", "offered as 'mine' and calls itself 'other'"),
         ("atp_allocators", Greedier, "meets the budget", "was asked for"),
         ("atp_allocators", Anything, "refuses options", "was passed over"),
-        ("atp_executors", Sorting, "in their order", "of the β's"),
-        ("atp_executors", Swallowing, "passes on what a trial raises", "kept it to itself"),
+        ("atp_executors", Sorting, "with its position", "job 0.03"),
+        ("atp_executors", Swallowing, "passes on what a job raises", "kept it to itself"),
+        ("atp_executors", Agreeing, "refuses options", "was passed over"),
+        ("atp_executors", Exhausted, "once it was closed", "did 0 of 5 jobs"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

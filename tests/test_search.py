@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from atp_core.errors import UsageError
 from atp_core.trials import Trial, best
 from atp_core.trials.beta import Adaptive, Grid, Point, search_beta
-from atp_core.trials.executors import Local
 from atp_core.trials.journal import Journal
 
 
@@ -24,10 +23,9 @@ def trial(beta: float, objective: float) -> Trial:
 
 def run(objective: Callable[[float], float], limit: float, higher: bool = False) -> list[Trial]:
     return search_beta(
-        lambda beta: trial(beta, objective(beta)),
+        lambda betas: [trial(beta, objective(beta)) for beta in betas],
         Adaptive(limit),
-        Local(),
-        higher_is_better=higher,
+        higher_is_better=lambda: higher,
     )
 
 

@@ -17,7 +17,13 @@ from ..records import Chain, PrunableWeight, Schedule
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["AllocationRequest", "Allocator", "Observed", "SearchingAllocator"]
+__all__ = [
+    "AllocationRequest",
+    "Allocator",
+    "Observed",
+    "ScheduleJudge",
+    "SearchingAllocator",
+]
 
 
 class Observed(Protocol):
@@ -101,11 +107,31 @@ class Allocator(Protocol):
         """
 
 
+class ScheduleJudge:
+    """Judges schedules for the search of an allocation: one, or several side by side.
+
+    Args:
+        judge: figures of several schedules, in their order.
+    """
+
+    def __init__(self, judge: Callable[[Sequence[Schedule]], Sequence[float]]) -> None:
+        self._judge = judge
+
+    def __call__(self, schedule: Schedule) -> float:
+        """The figure of one schedule."""
+        [figure] = self._judge([schedule])
+        return figure
+
+    def all(self, schedules: Sequence[Schedule]) -> Sequence[float]:
+        """Those of several, in their order; the executor may judge them at the same time."""
+        return self._judge(schedules)
+
+
 class SearchingAllocator(Allocator, Protocol):
     """An allocation found by trials; `allocate` gives the schedule its search starts from."""
 
     def search(
-        self, request: AllocationRequest, judge: Callable[[Schedule], float]
+        self, request: AllocationRequest, judge: ScheduleJudge
     ) -> Schedule:
         """Try schedules, each of which meets the budget.
 
@@ -116,6 +142,8 @@ class SearchingAllocator(Allocator, Protocol):
             request: as in `allocate`.
             judge: prunes to a schedule and measures the objective on the search split, as
                 `Observed.loss` gives it: lower is better, infinite if it is no number.
+                ``judge.all`` takes several schedules, which an executor can judge side by side;
+                what is tried must not depend on which executor that is.
 
         Returns:
             The best schedule that was tried.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..records import Schedule
-from . import AllocationRequest
+from . import AllocationRequest, ScheduleJudge
 from .budget import solve_intercept
 from .uniform import Uniform
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GaussianProcess", "ParzenEstimator"]
 
-_DEFAULTS: dict[str, int] = {"trials": 100, "seed": 0}
+_DEFAULTS: dict[str, int] = {"trials": 100, "seed": 0, "batch": 1}
 
 
 class _Bayesian:
@@ -31,7 +31,9 @@ class _Bayesian:
 
     The ATP paper compares with such a search (Section 4.6, Table 6) without naming its sampler.
 
-    Options: "trials" (100) and "seed" (0).
+    Options: "trials" (100), "seed" (0) and "batch" (1): how many schedules are proposed at once,
+    each with the others of its batch taken for running trials. An executor judges a batch side by
+    side. Proposals depend on the batch and not on the executor.
     """
 
     name = ""
@@ -51,7 +53,7 @@ class _Bayesian:
         """How many schedules are tried, uniform among them."""
         return self._options(request)["trials"]
 
-    def search(self, request: AllocationRequest, judge: Callable[[Schedule], float]) -> Schedule:
+    def search(self, request: AllocationRequest, judge: ScheduleJudge) -> Schedule:
         """The best of so many trials.
 
         Raises:
@@ -68,26 +70,31 @@ class _Bayesian:
         with warnings.catch_warnings():
             # Parts of Optuna that it calls experimental say so at every use.
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study = optuna.create_study(sampler=self._sampler(optuna, options["seed"]))
+            study = optuna.create_study(sampler=self._sampler(optuna, options))
             distributions: dict[str, BaseDistribution] = {
                 key: optuna.distributions.FloatDistribution(low, high)
                 for key, low, high in _room(request)
             }
             study.enqueue_trial({key: (low + high) / 2 for key, low, high in _room(request)})
             best, least = self.allocate(request), math.inf
-            for number in range(options["trials"]):
-                trial = study.ask(distributions)
-                schedule = self._schedule(request, trial.params) if number else best
-                cost = judge(schedule)
-                if cost < least:
-                    best, least = schedule, cost
-                if math.isfinite(cost):
-                    study.tell(trial, cost)
-                else:
-                    study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            for first in range(0, options["trials"], options["batch"]):
+                count = min(options["batch"], options["trials"] - first)
+                trials = [study.ask(distributions) for _ in range(count)]
+                schedules = [self._schedule(request, trial.params) for trial in trials]
+                if first == 0:
+                    schedules[0] = best  # exactly uniform, not but for rounding
+                for trial, schedule, cost in zip(
+                    trials, schedules, judge.all(schedules), strict=True
+                ):
+                    if cost < least:
+                        best, least = schedule, cost
+                    if math.isfinite(cost):
+                        study.tell(trial, cost)
+                    else:
+                        study.tell(trial, state=optuna.trial.TrialState.FAIL)
         return best
 
-    def _sampler(self, optuna: Any, seed: int) -> BaseSampler:
+    def _sampler(self, optuna: Any, options: dict[str, int]) -> BaseSampler:
         raise NotImplementedError
 
     def _schedule(self, request: AllocationRequest, proposed: dict[str, float]) -> Schedule:
@@ -110,7 +117,7 @@ class _Bayesian:
                     f"the {self.name} allocation has no option {name!r}; it has "
                     f"{', '.join(sorted(_DEFAULTS))}"
                 )
-        for name, least in (("trials", 1), ("seed", 0)):
+        for name, least in (("trials", 1), ("seed", 0), ("batch", 1)):
             value = options[name]
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise UsageError(
@@ -125,8 +132,13 @@ class ParzenEstimator(_Bayesian):
 
     name = "bayes-tpe"
 
-    def _sampler(self, optuna: Any, seed: int) -> BaseSampler:
-        return optuna.samplers.TPESampler(seed=seed, multivariate=True)  # type: ignore[no-any-return]
+    def _sampler(self, optuna: Any, options: dict[str, int]) -> BaseSampler:
+        return optuna.samplers.TPESampler(  # type: ignore[no-any-return]
+            seed=options["seed"],
+            multivariate=True,
+            # a batch keeps away from what it already holds
+            constant_liar=options["batch"] > 1,
+        )
 
 
 class GaussianProcess(_Bayesian):
@@ -134,8 +146,8 @@ class GaussianProcess(_Bayesian):
 
     name = "bayes-gp"
 
-    def _sampler(self, optuna: Any, seed: int) -> BaseSampler:
-        return optuna.samplers.GPSampler(seed=seed)  # type: ignore[no-any-return]
+    def _sampler(self, optuna: Any, options: dict[str, int]) -> BaseSampler:
+        return optuna.samplers.GPSampler(seed=options["seed"])  # type: ignore[no-any-return]
 
 
 def _key(chain: str, block: str) -> str:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "data_options",
+    "executor_options",
+    "executor_settings",
     "inputs_option",
     "label_options",
     "load_options",
@@ -121,6 +123,34 @@ inputs_option = click.option(
     "do: cheaper for wanda, and often better at high sparsity.",
 )
 
+_EXECUTOR = [
+    click.option(
+        "--executor",
+        metavar="NAME",
+        help="What runs the trials of a search and the cells of a comparison: local (default), "
+        "ray (atp-prune[ray]: on many cores, GPUs or machines), or a plugin's.",
+    ),
+    click.option(
+        "--executor-options",
+        type=SettingsParam(),
+        help="Settings of the executor, e.g. workers=4,retries=1 for ray.",
+    ),
+    click.option(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="The Ray cluster to use, for --executor-options address=ADDRESS; default is "
+        "RAY_ADDRESS, or else a cluster of this machine only.",
+    ),
+    click.option(
+        "--trial-gpus",
+        type=click.FloatRange(min=0),
+        metavar="N",
+        help="GPUs of a worker, for --executor-options trial_gpus=N.",
+    ),
+]
+
+executor_options = _apply(_EXECUTOR)
+
 schedule_options = _apply(
     [
         click.option(
@@ -178,11 +208,7 @@ schedule_options = _apply(
             metavar="NAME",
             help="What the search optimizes; default is the first metric of the plugin.",
         ),
-        click.option(
-            "--executor",
-            metavar="NAME",
-            help="What runs the trials of a search: local (default), or a plugin's.",
-        ),
+        *_EXECUTOR,
         click.option(
             "--trial-samples",
             type=click.IntRange(min=1),
@@ -357,6 +383,30 @@ task_options = _apply(
 )
 
 
+def executor_settings(
+    options: Mapping[str, Any], before: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The options that were given, those of the executor in one place.
+
+    Args:
+        options: as the command got them.
+        before: settings of a recipe file, on top of which they come.
+
+    Raises:
+        UsageError: an option of executors that run elsewhere is given to the local one.
+    """
+    given = {key: value for key, value in options.items() if value is not None}
+    short = {"ray_address": "address", "trial_gpus": "trial_gpus"}
+    spelt = {name: given.pop(option) for option, name in short.items() if option in given}
+    if spelt:
+        before = before or {}
+        if given.get("executor", before.get("executor", "local")) == "local":
+            raise UsageError("--ray-address and --trial-gpus are for --executor ray; add it")
+        earlier = given.get("executor_options", before.get("executor_options", {}))
+        given["executor_options"] = {**earlier, **spelt}
+    return given
+
+
 def recipe_from(source: str | None, recipe_file: Path | None, options: Mapping[str, Any]) -> Recipe:
     """The recipe that a file and the options given on top of it add up to.
 
@@ -366,7 +416,7 @@ def recipe_from(source: str | None, recipe_file: Path | None, options: Mapping[s
     from ..recipe import Recipe
 
     settings = Recipe.read(recipe_file) if recipe_file is not None else {}
-    given = {key: value for key, value in options.items() if value is not None}
+    given = executor_settings(options, settings)
     if isinstance(chains := given.get("chains"), str):
         given["chains"] = names_of(chains)
     for key in ("schedule", "output", "task_data", "include_path"):

@@ -11,6 +11,8 @@ from ._console import emit_json, stdout
 from ._options import (
     BetaParam,
     data_options,
+    executor_options,
+    executor_settings,
     inputs_option,
     load_options,
     names_of,
@@ -48,6 +50,7 @@ __all__ = ["command"]
     help="Calibration samples of a search trial (default a quarter of --samples, at least 8).",
 )
 @inputs_option
+@executor_options
 @data_options
 @task_options
 @load_options
@@ -84,7 +87,7 @@ def command(
     from ..report.quality import print_compared
     from ._progress import bars
 
-    settings = {key: value for key, value in options.items() if value is not None}
+    settings = executor_settings(options)
     if "chains" in settings:
         settings["chains"] = names_of(settings["chains"])
     with bars() as progress:

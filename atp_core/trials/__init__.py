@@ -1,4 +1,4 @@
-"""Searching β: proposals, trials, the journal they are written to, and who runs them."""
+"""Searching: proposals, trials, the journal they are written to, and who runs them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from ..allocation.betas import steepness
 from ..records import Beta
 
 if TYPE_CHECKING:
-    from ..records import DataRequest, Evaluation, LoadedModel
+    from ..records import DataRequest, Evaluation, LoadedModel, Schedule
 
-__all__ = ["Executor", "Objective", "Trial", "best"]
+__all__ = ["Executor", "Objective", "Trial", "TrialJob", "best"]
 
 
-C = TypeVar("C")
+J = TypeVar("J")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,25 @@ class Trial:
         return -self.objective if higher_is_better else self.objective
 
 
+@dataclass(frozen=True)
+class TrialJob:
+    """A trial to be made, as data: any process that has the model can make it.
+
+    Attributes:
+        schedule: the rates to prune to.
+        beta: the common difference they came from, or None.
+        stage: as in `Trial`.
+        samples: calibration samples to prune with; None where the method takes none.
+        title: what users see of it, e.g. "search: uniform".
+    """
+
+    schedule: Schedule
+    beta: Beta | None
+    stage: str
+    samples: int | None
+    title: str
+
+
 def best(trials: Sequence[Trial], higher_is_better: bool) -> Trial:
     """The best trial; of equals, the one nearest to uniform."""
     return min(trials, key=lambda trial: (trial.cost(higher_is_better), steepness(trial.beta)))
@@ -73,11 +93,36 @@ class Objective(Protocol):
 
 
 class Executor(Protocol):
-    """Runs the trials of one round of a search."""
+    """Runs jobs that do not depend on each other: trials of a round, cells of a comparison.
+
+    An executor may have three things more:
+
+    - ``configure(options)``, called once before anything else with the options users give as
+      ``--executor-options``. It raises `UsageError` for one that is unknown or wrong. Without it,
+      options are refused.
+    - ``close()``, called when there are no more jobs for now, also after an error or Ctrl-C: stop
+      what was started. `run` may be called again afterwards.
+    - ``remote = True``, where jobs run in other processes. A model in memory is then refused
+      before anything is done.
+    """
 
     @property
     def name(self) -> str:
         """The name users write."""
 
-    def run(self, judge: Callable[[C], Trial], candidates: Sequence[C]) -> Iterable[Trial]:
-        """Judge every candidate; results in the order of the candidates."""
+    def run(self, work: Callable[[J], R], jobs: Sequence[J]) -> Iterable[tuple[int, R]]:
+        """Do every job once.
+
+        Args:
+            work: does a job. It uses the one model of its process: never call it from several
+                threads. It can be pickled, and so can jobs and results. Unpickled in another
+                process, it loads the model there when it is first called, and keeps it.
+            jobs: what to do.
+
+        Returns:
+            The position of each job and its result, as jobs end, in any order. Each is written
+            down before the next is asked for.
+
+        Raises:
+            Exception: what `work` raised; of several jobs that failed, for the first of them.
+        """

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ..errors import UsageError
-from . import Executor, Trial
+from . import Trial
 
 __all__ = ["Adaptive", "Grid", "Point", "Strategy", "search_beta"]
 
@@ -144,19 +144,17 @@ def _vertex(points: Sequence[tuple[float, float]]) -> float | None:
 
 
 def search_beta(
-    judge: Callable[[float], Trial],
+    judge: Callable[[Sequence[float]], Sequence[Trial]],
     strategy: Strategy,
-    executor: Executor,
     *,
-    higher_is_better: bool,
+    higher_is_better: Callable[[], bool],
 ) -> list[Trial]:
     """Judge what `strategy` proposes until it proposes nothing.
 
     Args:
-        judge: prunes with a β and measures the objective; may answer from a journal.
+        judge: prunes with each β of a round and measures the objective; may answer from a journal.
         strategy: proposes candidates.
-        executor: runs each round.
-        higher_is_better: direction of the objective.
+        higher_is_better: direction of the objective, asked for once there are trials.
 
     Returns:
         All trials in the order of the proposals.
@@ -164,10 +162,10 @@ def search_beta(
     trials: list[Trial] = []
     points: list[Point] = []
     while candidates := strategy(points):
-        judged = list(executor.run(judge, candidates))
+        judged = judge(candidates)
         trials += judged
         points += [
-            Point(beta, trial.cost(higher_is_better))
+            Point(beta, trial.cost(higher_is_better()))
             for beta, trial in zip(candidates, judged, strict=True)
         ]
     return trials

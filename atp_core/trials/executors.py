@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from . import Trial
-
 __all__ = ["Local"]
 
 
-C = TypeVar("C")
+J = TypeVar("J")
+R = TypeVar("R")
 
 
 class Local:
-    """Runs trials one after another in this process, on the model that is already loaded."""
+    """Does jobs one after another in this process, on the model that is already loaded."""
 
     name = "local"
 
-    def run(self, judge: Callable[[C], Trial], candidates: Sequence[C]) -> Iterator[Trial]:
-        """Judge the candidates in order."""
-        for candidate in candidates:
-            yield judge(candidate)
+    def run(self, work: Callable[[J], R], jobs: Sequence[J]) -> Iterator[tuple[int, R]]:
+        """Do the jobs in order."""
+        for position, job in enumerate(jobs):
+            yield position, work(job)

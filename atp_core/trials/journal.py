@@ -68,6 +68,10 @@ class Journal:
         """Whether any key begins with `prefix`."""
         return any(key.startswith(prefix) for key in self._results)
 
+    def entries(self) -> dict[str, dict[str, Any]]:
+        """All results by key."""
+        return dict(self._results)
+
     def put(self, key: str, result: Mapping[str, Any]) -> None:
         """Write a result down; it is on disk when this returns."""
         self._results[key] = dict(result)
@@ -128,6 +132,15 @@ class _Part(Journal):
     def has(self, prefix: str) -> bool:
         """Whether any key of this part begins with `prefix`."""
         return self._whole.has(self._prefix + prefix)
+
+    def entries(self) -> dict[str, dict[str, Any]]:
+        """All results of this part by key."""
+        start = len(self._prefix)
+        return {
+            key[start:]: result
+            for key, result in self._whole.entries().items()
+            if key.startswith(self._prefix)
+        }
 
     def put(self, key: str, result: Mapping[str, Any]) -> None:
         """Write a result down; it is on disk when this returns."""
