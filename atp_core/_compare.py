@@ -118,8 +118,10 @@ class Comparing:
         return next(iter(self._recipes.values()))
 
     def _fill(self, journal: Journal) -> dict[_Place, str]:
-        """Have the executor fill the cells that the journal does not have; errors of those it
-        could not.
+        """Have the executor fill the cells that the journal does not have.
+
+        Returns:
+            Why those could not be filled that could not.
         """
         errors: dict[_Place, str] = {}
         parts = {
@@ -144,7 +146,8 @@ class Comparing:
                     continue
                 places.append(place)
                 # What another process cannot look up goes with the job.
-                known = part.entries() if remote else {}
+                its = ("trial/", f"cell/{label}", f"report/{label}")
+                known = {k: v for k, v in part.entries().items() if remote and k.startswith(its)}
                 jobs.append(CellJob(label, recipe, known))
             work = Work(self._session, here, _filling, identity)
             for position, answer in self._session.executor.run(work, jobs):
@@ -197,7 +200,7 @@ class CellJob:
     Attributes:
         label: of the allocation.
         recipe: of the cell.
-        known: results that the journal has for cells of this method and sparsity.
+        known: what the journal has of it already, and of trials at its method and sparsity.
     """
 
     label: str
