@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -189,7 +190,19 @@ def test_int8_is_smaller_and_near() -> None:
         assert (model(x) - wanted).abs().max() < 0.02 * wanted.abs().max()
 
 
-def test_without_a_compiler_layers_stay_dense_with_one_warning(tmp_path: Path) -> None:
+@pytest.fixture
+def unbuilt(tmp_path: Path) -> Path:
+    """A copy of the package without a library that was compiled when it was installed."""
+    package = Path(atp_sparse_cpu.__file__).parent
+    shutil.copytree(
+        package, tmp_path / "site" / package.name, ignore=shutil.ignore_patterns("_built")
+    )
+    return tmp_path / "site"
+
+
+def test_without_a_compiler_layers_stay_dense_with_one_warning(
+    unbuilt: Path, tmp_path: Path
+) -> None:
     script = (
         "import warnings, torch, atp_sparse_cpu\n"
         "model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)).eval()\n"
@@ -202,7 +215,10 @@ def test_without_a_compiler_layers_stay_dense_with_one_warning(tmp_path: Path) -
         "assert report.accelerated == 0 and 'compiler' in report.layers[0].reason\n"
         "assert atp_sparse_cpu.runtime_info()['kernels'] == 'dense'\n"
     )
-    environment = {**os.environ, "CC": str(tmp_path / "none"), "XDG_CACHE_HOME": str(tmp_path)}
+    environment = {
+        **os.environ, "CC": str(tmp_path / "none"), "XDG_CACHE_HOME": str(tmp_path),
+        "PYTHONPATH": str(unbuilt),
+    }  # fmt: skip
     ran = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
     )
@@ -210,15 +226,33 @@ def test_without_a_compiler_layers_stay_dense_with_one_warning(tmp_path: Path) -
 
 
 @needs_kernels
-def test_a_damaged_library_is_built_again(tmp_path: Path) -> None:
+def test_a_damaged_library_is_built_again(unbuilt: Path, tmp_path: Path) -> None:
     script = "from atp_sparse_cpu._library import kernels; assert kernels().library is not None"
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    environment = {
+        **os.environ, "XDG_CACHE_HOME": str(tmp_path / "own"), "PYTHONPATH": str(unbuilt)
+    }  # fmt: skip
     for _ in range(2):
         # In a process of its own: a library that is loaded already would not be read again.
         subprocess.run([sys.executable, "-c", script], env=environment, check=True)
-        [file] = tmp_path.rglob("kernels-*.so")
+        [file] = (tmp_path / "own").rglob("kernels-*.so")
         assert file.stat().st_size > 10_000
         file.write_bytes(b"not a library")
+
+
+@needs_kernels
+def test_what_was_compiled_at_installation_is_used(unbuilt: Path, tmp_path: Path) -> None:
+    script = (
+        "from pathlib import Path; import atp_sparse_cpu\n"
+        "from atp_sparse_cpu._build import into_package\n"
+        "made = into_package(Path(atp_sparse_cpu.__file__).parent)\n"
+        "info = atp_sparse_cpu.runtime_info()\n"
+        "assert info['why'] == str(made) and info['kernels'] == 'sparse', info\n"
+    )
+    environment = {
+        **os.environ, "XDG_CACHE_HOME": str(tmp_path / "own"), "PYTHONPATH": str(unbuilt)
+    }  # fmt: skip
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
+    assert not (tmp_path / "own").exists()
 
 
 def test_the_report_adds_up() -> None:

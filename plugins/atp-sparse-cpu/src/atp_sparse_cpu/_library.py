@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import os
-import shutil
-import subprocess
-import tempfile
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-__all__ = ["Kernels", "Weight", "cache_directory", "kernels"]
+from ._build import BUILT, compile_into, compiler, source_key
 
-_FLAGS = ("-std=c11", "-O3", "-fPIC", "-shared", "-fopenmp", "-fvisibility=hidden")
-_SOURCES = ("linear.c", "pack.c")
-_COMPILERS = ("cc", "gcc", "clang")
+__all__ = ["Kernels", "Weight", "cache_directory", "kernels"]
 
 
 class Weight(ctypes.Structure):
@@ -61,57 +55,35 @@ def kernels() -> Kernels:
     """The kernels, compiled on first use; asked for once a process."""
     import torch  # noqa: F401  (its OpenMP runtime is loaded first, and then shared)
 
-    source = files("atp_sparse_cpu") / "_csrc"
-    compiler = _compiler()
-    if compiler is None:
-        return Kernels(
-            None, reason="there is no C compiler: install gcc or clang, or set CC to one"
-        )
-    texts = [one.read_bytes() for one in sorted(source.iterdir(), key=lambda one: one.name)]
-    told = "\0".join((compiler, _version(compiler), *_FLAGS)).encode()
-    key = hashlib.sha256(b"\0".join([told, *texts])).hexdigest()[:16]
-    target = cache_directory() / f"kernels-{key}.so"
-    try:
-        library = _load(target) if target.exists() else None
-        if library is None:
-            _compile(compiler, Path(str(source)), target)
-            library = _load(target)
-    except (OSError, subprocess.SubprocessError) as error:
-        return Kernels(None, reason=f"the kernels cannot be built: {_told(error)}")
+    package = Path(str(files("atp_sparse_cpu")))
+    source = package / "_csrc"
+    key = source_key(source)
+    built = package / BUILT / f"kernels-{key}.so"
+    library = _load(built) if built.exists() else None
     if library is None:
-        return Kernels(None, reason=f"the kernels in {target} cannot be loaded; remove the file")
+        name = compiler()
+        if name is None:
+            return Kernels(
+                None, reason="there is no C compiler: install gcc or clang, or set CC to one"
+            )
+        built = cache_directory() / f"kernels-{key}.so"
+        try:
+            library = _load(built) if built.exists() else None
+            if library is None:
+                compile_into(name, source, built)
+                library = _load(built)
+        except (OSError, ValueError) as error:
+            return Kernels(None, reason=f"the kernels cannot be built: {error}")
+    if library is None:
+        return Kernels(None, reason=f"the kernels in {built} cannot be loaded; remove the file")
     features = int(library.atp_features())
     if not features:
         return Kernels(None, reason="this processor lacks AVX-512 with VBMI2")
-    return Kernels(library, features, str(target), key)
-
-
-def _compiler() -> str | None:
-    asked = os.environ.get("CC")
-    for name in (asked,) if asked else _COMPILERS:
-        found = shutil.which(name)
-        if found is not None:
-            return found
-    return None
-
-
-def _version(compiler: str) -> str:
-    ran = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
-    return ran.stdout.partition("\n")[0]
-
-
-def _compile(compiler: str, source: Path, target: Path) -> None:
-    """Compile beside the target and rename, so that no other process sees half a library."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        made = Path(folder) / "kernels.so"
-        words = [compiler, *_FLAGS, *(str(source / name) for name in _SOURCES), "-o", str(made)]
-        subprocess.run([*words, "-lm"], capture_output=True, text=True, check=True, timeout=120)
-        made.replace(target)
+    return Kernels(library, features, str(built), key)
 
 
 def _load(path: Path) -> ctypes.CDLL | None:
-    """The library, or None where the file is damaged."""
+    """The library, or None where the file is damaged; it is then made anew."""
     try:
         library = ctypes.CDLL(str(path))
         pointer, integer, size = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
@@ -128,13 +100,6 @@ def _load(path: Path) -> ctypes.CDLL | None:
         library.atp_huge_pages.argtypes = [pointer, size]
         library.atp_huge_pages.restype = None
     except (OSError, AttributeError):
-        path.unlink(missing_ok=True)
         return None
     return library
 
-
-def _told(error: Exception) -> str:
-    if isinstance(error, subprocess.CalledProcessError):
-        lines = [line for line in error.stderr.splitlines() if "error" in line] or ["no message"]
-        return f"{error.cmd[0]} failed: {lines[0]}"
-    return str(error)
