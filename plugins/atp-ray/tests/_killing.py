@@ -6,8 +6,9 @@ import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from atp_core.errors import DataError
+from atp_core.errors import DataError, NumericalError
 from atp_core.hookspecs import hookimpl
 from atp_core.records import DataRequest, Evaluation, LoadedModel, Metric, Offer
 
@@ -60,3 +61,17 @@ class Failing(Objective):
 @hookimpl
 def atp_objectives() -> Sequence[Offer]:
     return [Offer("killing", Killing, "kills"), Offer("failing", Failing, "fails")]
+
+
+class Unsuited:
+    """An allocation that suits no model."""
+
+    name = "unsuited"
+
+    def allocate(self, request: Any) -> Any:
+        raise NumericalError("no spectrum")
+
+
+@hookimpl
+def atp_allocators() -> Sequence[Offer]:
+    return [Offer("unsuited", Unsuited, "suits no model")]

@@ -130,8 +130,8 @@ def test_a_batch_of_proposals_does_not_depend_on_who_judges_it(
 
 def test_a_comparison_fills_the_same_cells(machine: Machine, digits: str) -> None:
     command = ["compare", digits, "-s", "0.5,0.7", *SMALL]
-    # "bayes-tpe" has no such option: one cell that fails must not cost the others theirs.
-    command += ["--allocations", "uniform,atp,er,lamp,bayes-tpe:no=1"]
+    # One cell that fails must not cost the others theirs.
+    command += ["--allocations", "uniform,atp,er,lamp,unsuited"]
 
     def cells(found: dict[str, Any]) -> Any:
         def plain(value: Any) -> Any:
@@ -145,7 +145,7 @@ def test_a_comparison_fills_the_same_cells(machine: Machine, digits: str) -> Non
     local, there = machine.told(*command), machine.told(*command, *RAY)
     assert len(local["cells"]) == 10
     assert cells(there) == cells(local)
-    assert sum("no option 'no'" in (cell.get("error") or "") for cell in there["cells"]) == 2
+    assert sum("no spectrum" in (cell.get("error") or "") for cell in there["cells"]) == 2
 
 
 def test_a_worker_that_dies_is_replaced(machine: Machine, digits: str) -> None:
