@@ -105,13 +105,13 @@ class Comparing:
         """
         for (method, sparsity), entrant in itertools.product(self._grid, self._entrants):
             recipe = self._recipes[method, sparsity, entrant.label]
+            given = not isinstance(recipe.beta, str)
+            if not (recipe.schedule or recipe.allocation_options or given):
+                continue
             session = self._session.again(recipe)
             pruning = Pruning(session, Journal(None, {}))
-            beta: Beta | None = 0.0 if pruning.takes_beta else None
-            if beta is not None and not isinstance(recipe.beta, str):
-                beta = recipe.beta
-            if recipe.schedule or recipe.allocation_options or beta:
-                pruning.schedule(beta)
+            beta: Beta = 0.0 if isinstance(recipe.beta, str) else recipe.beta
+            pruning.schedule(beta if pruning.takes_beta else None)
             self._session.learn(session)
 
     def _first(self) -> Recipe:

@@ -1,6 +1,6 @@
 """Lays out the CIFAR-10 models and data of a folder the way a user would have them.
 
-Below the folder lie ``models/{vit-cifar10-142k,clip-cifar10,llava-cifar10}`` and
+Below the folder lie ``models/{vit-cifar10-142k,clip-cifar10,llava-cifar10,stories260k}`` and
 ``data/{cifar10-jpeg,imagenet-sample-1k}``; nothing in it is changed.
 """
 
@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["lay_out"]
+__all__ = ["laid_out"]
 
 _ANIMALS: Final = ("bird", "cat", "deer", "dog", "frog", "horse")
 _PER_CLASS: Final = 1000  # test images of a class, by which questions count them
@@ -41,7 +43,17 @@ _VIT: Final[dict[str, Any]] = {
 }
 
 
-def lay_out(root: Path, work: Path) -> None:
+@contextmanager
+def laid_out(root: Path | None) -> Iterator[None]:
+    """Work in a temporary folder that `root` is laid out in, if there is one."""
+    with tempfile.TemporaryDirectory() as work:
+        if root is not None:
+            _lay_out(root.resolve(), Path(work))
+        os.chdir(work)
+        yield
+
+
+def _lay_out(root: Path, work: Path) -> None:
     """Fill `work` with links to `root`, a timm model directory, and lists of questions.
 
     Questions for calibration and search are made from the names of the training images' classes;
@@ -50,7 +62,7 @@ def lay_out(root: Path, work: Path) -> None:
     models = work / "models"
     models.mkdir(parents=True)
     os.symlink(root / "data", work / "data")
-    for name in ("clip-cifar10", "llava-cifar10"):
+    for name in ("clip-cifar10", "llava-cifar10", "stories260k"):
         os.symlink(root / "models" / name, models / name)
     vit = models / "vit-cifar10"
     vit.mkdir()

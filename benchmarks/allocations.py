@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from _cifar10 import lay_out
+from _cifar10 import laid_out
 from modality_grid import MODELS as OTHERS
 from smollm2_grid import Lines
 
@@ -67,11 +65,7 @@ def main() -> None:
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     folder = args.work.resolve()
-    with tempfile.TemporaryDirectory() as laid:
-        lay_out(args.root.resolve(), Path(laid))
-        stories = Path("models") / "stories260k"
-        (Path(laid) / stories).symlink_to(args.root.resolve() / stories)
-        os.chdir(laid)
+    with laid_out(args.root):
         for name in args.names or MODELS:
             print(name, flush=True)
             _compare(name, dict(MODELS[name]), folder)

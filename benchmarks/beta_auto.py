@@ -12,13 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from _cifar10 import lay_out
+from _cifar10 import laid_out
 from allocations import MODELS as COMPARED
 from modality_grid import MODELS as OTHERS
 from smollm2_grid import Lines
@@ -52,11 +50,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True, help="holds models/ and data/")
     args = parser.parse_args()
     found = json.loads(OUTPUT.read_text("utf-8")) if OUTPUT.exists() else {}
-    with tempfile.TemporaryDirectory() as laid:
-        lay_out(args.root.resolve(), Path(laid))
-        stories = Path("models") / "stories260k"
-        (Path(laid) / stories).symlink_to(args.root.resolve() / stories)
-        os.chdir(laid)
+    with laid_out(args.root):
         for name in args.names or MODELS:
             _fill(MODELS[name], found.setdefault(name, {}), found)
 

@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from _cifar10 import lay_out
+from _cifar10 import laid_out
 from smollm2_grid import Lines
 
 from atp_core._session import Session
@@ -79,10 +77,7 @@ def main() -> None:
     found: dict[str, Any] = {}
     if OUTPUT.exists():
         found = json.loads(OUTPUT.read_text("utf-8"))
-    with tempfile.TemporaryDirectory() as work:
-        if args.root is not None:
-            lay_out(args.root.resolve(), Path(work))
-        os.chdir(work)
+    with laid_out(args.root):
         for name in names:
             _fill(name, MODELS[name], found)
 

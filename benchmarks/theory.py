@@ -17,15 +17,13 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import random
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from _cifar10 import lay_out
+from _cifar10 import laid_out
 from beta_auto import MODELS as OTHERS
 from smollm2_grid import Lines
 
@@ -63,11 +61,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="MODEL")
     parser.add_argument("--root", type=Path, required=True, help="holds models/ and data/")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as laid:
-        lay_out(args.root.resolve(), Path(laid))
-        stories = Path("models") / "stories260k"
-        (Path(laid) / stories).symlink_to(args.root.resolve() / stories)
-        os.chdir(laid)
+    with laid_out(args.root):
         for name in args.names or MODELS:
             recipe = Recipe.make({**OTHERS[name], "sparsity": SPARSITY})
             session = Session(recipe, Source(recipe.source), progress=Lines())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..errors import ModelError, UsageError
-from ..weights import read_header
+from ..weights import Stored, read_header
 
 __all__ = [
     "INDEX_NAME",
@@ -121,8 +121,8 @@ def read_index(directory: Path) -> dict[str, int]:
     return files
 
 
-def file_entries(file: Path, crc32: int) -> dict[str, Entry]:
-    """The tensors of a packed file, by name.
+def file_entries(file: Path, crc32: int) -> tuple[dict[str, Entry], dict[str, Stored]]:
+    """The tensors of a packed file by name, and how each is stored: its values, if packed.
 
     Args:
         file: in a packed directory.
@@ -146,7 +146,10 @@ def file_entries(file: Path, crc32: int) -> dict[str, Entry]:
     if wanted != set(stored):
         other = sorted(wanted ^ set(stored))[0]
         raise refused(file, f"tensor {other!r} is not both described and stored")
-    return entries
+    return entries, {
+        name: stored[name if entry.nonzeros is None else name + VALUES]
+        for name, entry in entries.items()
+    }
 
 
 def refused(file: Path, why: str) -> ModelError:

@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from ..weights import read_header
+from ..weights import Stored
 from ._bits import Bits, checksum, raw, unpacked
 from ._format import KEY, MASK, VALUES, Entry, dense_name, file_entries, read_index, refused
 from ._stream import aligned, write_stream
@@ -38,11 +38,11 @@ def unpack_files(
     sizes: dict[str, tuple[int, int]] = {}
     for name, crc32 in read_index(packed).items():
         file = packed / name
-        entries = file_entries(file, crc32)
+        entries, stored = file_entries(file, crc32)
         with safe_open(file, framework="pt") as opened:
             metadata = {k: v for k, v in (opened.metadata() or {}).items() if k != KEY}
             target = directory / dense_name(name)
-            parts = _tensors(file, opened, entries, sizes, advance)
+            parts = _tensors(file, opened, entries, stored, sizes, advance)
             write_stream(target, entries, parts, metadata, metadata)
     return sizes
 
@@ -51,14 +51,10 @@ def _tensors(
     file: Path,
     opened: Any,
     entries: dict[str, Entry],
+    stored: dict[str, Stored],
     sizes: dict[str, tuple[int, int]],
     advance: Callable[[str], None],
 ) -> Iterator[tuple[str, str, tuple[int, ...], Bits]]:
-    header = read_header(file)
-    stored = {
-        name: header[name if entry.nonzeros is None else name + VALUES]
-        for name, entry in entries.items()
-    }
     for name in aligned(stored):
         entry, dtype = entries[name], stored[name].dtype
         try:
