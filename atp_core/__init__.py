@@ -13,9 +13,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import compare, diagnose, evaluate, inspect, load, plan, prune, search
+    from .api import (
+        accelerate,
+        bench,
+        compare,
+        diagnose,
+        evaluate,
+        export,
+        inspect,
+        load,
+        plan,
+        prune,
+        search,
+    )
+    from .benched import BenchResult
     from .compared import CompareResult
     from .diagnosed import DiagnoseResult
+    from .exported import ExportResult
     from .recipe import Recipe
     from .records import Schedule
     from .results import EvaluateResult, InspectResult, PlanResult, PruneResult, SearchResult
@@ -23,9 +37,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BenchResult",
     "CompareResult",
     "DiagnoseResult",
     "EvaluateResult",
+    "ExportResult",
     "InspectResult",
     "PlanResult",
     "PruneResult",
@@ -33,9 +49,12 @@ __all__ = [
     "Schedule",
     "SearchResult",
     "__version__",
+    "accelerate",
+    "bench",
     "compare",
     "diagnose",
     "evaluate",
+    "export",
     "inspect",
     "load",
     "plan",
@@ -44,14 +63,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    **dict.fromkeys(("compare", "diagnose", "evaluate", "inspect"), "api"),
+    **dict.fromkeys(("accelerate", "bench", "compare", "diagnose", "evaluate"), "api"),
+    **dict.fromkeys(("export", "inspect"), "api"),
     **dict.fromkeys(("load", "plan", "prune", "search"), "api"),
     **dict.fromkeys(
         ("EvaluateResult", "InspectResult", "PlanResult", "PruneResult", "SearchResult"),
         "results",
     ),
+    "BenchResult": "benched",
     "CompareResult": "compared",
     "DiagnoseResult": "diagnosed",
+    "ExportResult": "exported",
     "Recipe": "recipe",
     "Schedule": "records",
 }

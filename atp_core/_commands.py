@@ -12,6 +12,8 @@ COMMANDS = {
     "compare": "Compare allocations on one model.",
     "diagnose": "Show how errors grow over depth.",
     "report": "Make one page about pruned models.",
+    "bench": "Time a pruned model dense against sparse.",
+    "export": "Pack the weights of a pruned model.",
     "inspect": "Show chains, blocks and zeros.",
     "plugins": "Show, check and write plugins.",
     "demo": "Prune a model with ATP and compare with uniform.",

@@ -11,6 +11,7 @@ import torch
 
 from ._observed import ModelObserved
 from ._plugins import Plugins, build_manager
+from ._runtimes import choose_runtime, run_accelerated
 from .allocation import AllocationRequest, Allocator
 from .allocation.budget import beta_max
 from .engine.placement import resolve_device
@@ -33,6 +34,7 @@ from .records import (
 )
 
 if TYPE_CHECKING:
+    from .runtime import Accelerated, Runtime
     from .trials import Executor, Objective
 
 __all__ = ["Session"]
@@ -80,6 +82,9 @@ class Session:
         self._observed: ModelObserved | None = None
         self._examples: dict[Split, frozenset[str]] = {}
         self._seen: set[Split] = set()
+        self._runtime: Runtime | None = None
+        self.accelerated: Accelerated | None = None
+        """What the runtime of `use_runtime` did, once the whole model ran."""
 
     def again(self, recipe: Recipe) -> Session:
         """A session for another recipe on the same model, which is loaded and copied once.
@@ -323,13 +328,33 @@ class Session:
                 )
         self._examples[split] = examples
 
+    def use_runtime(self, name: str) -> None:
+        """Have the whole model executed by a runtime from now on.
+
+        Raises:
+            AtpError: nobody offers it, or it cannot run here.
+        """
+        device = self.device or next(self.loaded.model.parameters()).device
+        self._runtime = choose_runtime(self.plugins, name, device.type)
+
     @contextlib.contextmanager
     def whole_model_on_device(self) -> Iterator[None]:
         """The model where `--device` says, for what needs all of it at once; then back home.
 
+        It is executed by the runtime of `use_runtime`, where there is one.
+
         Raises:
             AtpError: it does not fit.
         """
+        with self._moved():
+            if self._runtime is None:
+                yield
+                return
+            with run_accelerated(self.loaded.model, self._runtime) as self.accelerated:
+                yield
+
+    @contextlib.contextmanager
+    def _moved(self) -> Iterator[None]:
         model = self.loaded.model
         home = next(model.parameters()).device
         if self.device is None or self.device == home:
