@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from ._plugins import Plugins
 from .errors import AtpError, PluginError
@@ -66,7 +66,7 @@ def accelerated(model: nn.Module, runtime: Runtime, processor: object = None) ->
     Raises:
         PluginError: the runtime failed, or told nothing of what it did; the model is dense again.
     """
-    done: object
+    done: Any  # whatever it says it gives
     try:
         done = runtime.accelerate(model)
     except AtpError:

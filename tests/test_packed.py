@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import documented
 import numpy as np
 import pytest
 import safetensors.torch
@@ -156,6 +157,17 @@ def test_what_is_stored_is_what_the_specification_says(tmp_path: Path) -> None:
     told = index["files"]["model.safetensors"]["tensors"]
     assert told["w"]["matrix"] == [5, 70] and "matrix" not in told["b"]
     assert told["w"]["nonzeros"] == len(stored["w.values"])
+
+
+def test_the_reader_of_the_specification_reads(tmp_path: Path) -> None:
+    page = Path(__file__).parents[1] / "docs" / "packed-format.md"
+    [code] = documented.fenced(page.read_text("utf-8"), "python")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    weight = sparse(30, 90)
+    directory = packed(tmp_path, {"w": weight})
+    found = names["dense_bits"](directory, "w")
+    assert found.shape == (30, 90) and found.tobytes() == bits(weight)
 
 
 @pytest.mark.parametrize(
