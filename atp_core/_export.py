@@ -27,7 +27,7 @@ _OTHER_WEIGHTS: Final = frozenset(
 def export_directory(
     source: Path, output: Path, form: Format, *, overwrite: bool, progress: Progress
 ) -> ExportResult:
-    """Write `source` to `output` in another form; all but the weights is copied.
+    """Write `source` to `output` in another form; all but weights and hidden files is copied.
 
     Raises:
         UsageError: `source` has the form already, or `output` must not be written.
@@ -44,7 +44,7 @@ def export_directory(
         raise UsageError(f"the weights of {source} are {form} already")
     check_target(output, overwrite_ok=overwrite)
     if form == "packed":
-        weights = sorted(source.rglob("*.safetensors"))
+        weights = [path for path in _files(source, output) if path.suffix == ".safetensors"]
         if not weights:
             raise ModelError(
                 f"{source} has no safetensors to pack; save the model with save_pretrained first"

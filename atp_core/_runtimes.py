@@ -17,9 +17,7 @@ __all__ = ["AUTO", "accelerated", "choose_runtime", "run_accelerated"]
 
 AUTO: Final = "auto"
 _DENSE: Final = "dense"
-_INSTALL: Final = (
-    "install one: pip install atp-prune-sparse-cpu (CPU) or atp-prune-sparse-gpu (NVIDIA GPU)"
-)
+_INSTALL: Final = "pip install atp-prune-sparse-cpu (CPU) or atp-prune-sparse-gpu (NVIDIA GPU)"
 
 
 def choose_runtime(plugins: Plugins, name: str, device: str) -> Runtime:
@@ -55,9 +53,11 @@ def choose_runtime(plugins: Plugins, name: str, device: str) -> Runtime:
             continue
         return runtime
     if not reasons:
-        raise PluginError(f"no sparse runtime is installed; {_INSTALL}")
+        raise PluginError(f"no sparse runtime is installed; install one: {_INSTALL}")
     told = "; ".join(reasons)
-    raise PluginError(f"no sparse runtime can run here ({told}); mend that, or {_INSTALL}")
+    raise PluginError(
+        f"no sparse runtime can run here ({told}); mend that, or install another: {_INSTALL}"
+    )
 
 
 def accelerated(model: nn.Module, runtime: Runtime, processor: object = None) -> Accelerated:

@@ -252,6 +252,8 @@ def bench(
     """
     if rounds < 1 or not batch_sizes or min(batch_sizes) < 1:
         raise UsageError("give at least one round, and batch sizes of 1 and more")
+    if output is not None and not Path(output).absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {Path(output).parent}; make it first")
     source = _source(model_or_source, processor)
     session = Session(
         _recipe(source, {"sparsity": 0.0, **settings}, None), source, progress=progress
@@ -380,7 +382,7 @@ def export(
 
     Args:
         directory: what `prune` or ``save_pretrained`` wrote; its weights are safetensors.
-        output: directory to write; all other files are copied to it.
+        output: directory to write; all other files but hidden ones are copied to it.
         format: "packed" or "dense".
         overwrite: replace an output of ours.
         progress: where long steps are shown.

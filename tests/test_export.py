@@ -34,6 +34,8 @@ def saved(tmp_path: Path) -> Path:
     (directory / "README.md").write_text("# card")
     (directory / "atp.json").write_text("{}")
     (directory / "extra" / "vocab.txt").write_text("a\nb\n")
+    (directory / ".cache").mkdir()
+    save_file({"w": torch.zeros(64, 64)}, directory / ".cache" / "old.safetensors")
     (directory / "pytorch_model.bin").write_bytes(b"\x80\x02.")
     return directory
 
@@ -42,7 +44,7 @@ def files(directory: Path) -> dict[str, bytes]:
     return {
         path.relative_to(directory).as_posix(): path.read_bytes()
         for path in directory.rglob("*")
-        if path.is_file()
+        if path.is_file() and path.parent.name != ".cache"
     }
 
 
@@ -73,6 +75,7 @@ def test_shards_are_packed_and_come_back(saved: Path, tmp_path: Path, capsys: An
     assert main(["export", str(packed), "--format", "dense", "-o", str(again)]) == 0
     assert "packed ÷ dense" in capsys.readouterr().out
     del before["pytorch_model.bin"]
+    assert not (packed / ".cache").exists(), "hidden files are not the model's"
     assert files(again) == before
 
 

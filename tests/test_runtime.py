@@ -239,6 +239,8 @@ def test_bench_refuses_what_cannot_be_timed(
     with pytest.raises(UsageError, match="batch sizes of 1 and more"):
         atp_core.bench(str(pruned), batch_sizes=[0])
     assert main(["bench", str(pruned), "--batch", "x"]) == 2
+    with pytest.raises(UsageError, match="there is no folder"):
+        atp_core.bench(str(pruned), output=tmp_path / "none" / "bench.json")
 
 
 def test_bench_needs_the_hook(isolated_plugins: IsolatedPlugins, tmp_path: Path) -> None:
