@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ._pretrained import from_packed
 from ._read import Weights, open_shards, open_weights, weights_file
+from ._safetensors import Header, Place
 from ._write import pack_file, packed_name, unpack_file
 from .index import (
     FORMAT_VERSION,
@@ -20,8 +21,10 @@ from .index import (
 
 __all__ = [
     "FORMAT_VERSION",
+    "Header",
     "PackedFile",
     "PackedTensor",
+    "Place",
     "Weights",
     "from_packed",
     "is_packed",
