@@ -13,10 +13,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ._export import ExportResult
-    from .api import compare, diagnose, evaluate, export, inspect, load, plan, prune, search
+    from .api import (
+        accelerate,
+        bench,
+        compare,
+        diagnose,
+        evaluate,
+        export,
+        inspect,
+        load,
+        plan,
+        prune,
+        search,
+    )
+    from .benched import BenchResult
     from .compared import CompareResult
     from .diagnosed import DiagnoseResult
+    from .exported import ExportResult
     from .recipe import Recipe
     from .records import Schedule
     from .results import EvaluateResult, InspectResult, PlanResult, PruneResult, SearchResult
@@ -24,6 +37,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BenchResult",
     "CompareResult",
     "DiagnoseResult",
     "EvaluateResult",
@@ -35,6 +49,8 @@ __all__ = [
     "Schedule",
     "SearchResult",
     "__version__",
+    "accelerate",
+    "bench",
     "compare",
     "diagnose",
     "evaluate",
@@ -47,15 +63,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    **dict.fromkeys(("compare", "diagnose", "evaluate", "export", "inspect"), "api"),
+    **dict.fromkeys(("accelerate", "bench", "compare", "diagnose", "evaluate"), "api"),
+    **dict.fromkeys(("export", "inspect"), "api"),
     **dict.fromkeys(("load", "plan", "prune", "search"), "api"),
     **dict.fromkeys(
         ("EvaluateResult", "InspectResult", "PlanResult", "PruneResult", "SearchResult"),
         "results",
     ),
+    "BenchResult": "benched",
     "CompareResult": "compared",
     "DiagnoseResult": "diagnosed",
-    "ExportResult": "_export",
+    "ExportResult": "exported",
     "Recipe": "recipe",
     "Schedule": "records",
 }

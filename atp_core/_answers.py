@@ -22,6 +22,7 @@ from .records import (
     Offer,
     PrunableWeight,
     Recognition,
+    Workload,
 )
 
 __all__ = ["answer_faults"]
@@ -217,6 +218,24 @@ def _evaluation(answer: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
+def _workloads(answer: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
+    faults = list(_list_of(answer, Workload, ""))
+    yield from faults
+    if faults:
+        return
+    if not answer:
+        yield "gave no workload; leave the hook out where a model cannot be timed"
+    for work in answer:
+        label = f"the workload {work.name!r}"
+        yield from _named(work.name, "a workload")
+        if not (_whole(work.items) and work.items > 0 and _whole(work.batch) and work.batch > 0):
+            yield f"gave {label} of {work.items!r} items in batches of {work.batch!r}"
+        if not callable(work.start):
+            yield f"gave {label} whose start is {_what(work.start)}, which cannot be called"
+        yield from _texts(work, ("unit", "convention"))
+    yield from _twice([(work.name, work.batch) for work in answer], "workloads")
+
+
 def _files(answer: Any, arguments: Mapping[str, Any]) -> Iterator[str]:
     faults = list(_list_of(answer, Path, ""))
     yield from faults
@@ -337,11 +356,13 @@ _JUDGES: dict[str, _Judge] = {
     "atp_calibrate": _calibration,
     "atp_prune": _report,
     "atp_evaluate": _evaluation,
+    "atp_workloads": _workloads,
     "atp_save": _files,
     "atp_methods": _offers,
     "atp_allocators": _offers,
     "atp_objectives": _offers,
     "atp_executors": _offers,
+    "atp_runtimes": _offers,
     "atp_examples": _offers,
     "atp_commands": _commands,
 }

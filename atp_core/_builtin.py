@@ -18,6 +18,7 @@ __all__ = [
     "atp_executors",
     "atp_methods",
     "atp_prune",
+    "atp_runtimes",
 ]
 
 ATP_HOOK_API = 1
@@ -62,6 +63,12 @@ def atp_allocators() -> Sequence[Offer]:
 def atp_executors() -> Sequence[Offer]:
     """Trials one after another in this process."""
     return [Offer("local", "atp_core.trials.executors:Local", "in this process, one by one")]
+
+
+@hookimpl
+def atp_runtimes() -> Sequence[Offer]:
+    """Torch's own dense kernels."""
+    return [Offer("dense", "atp_core.runtime.dense:Dense", "torch's own kernels, zeros and all")]
 
 
 @hookimpl(trylast=True)

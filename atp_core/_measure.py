@@ -32,12 +32,15 @@ class Measuring:
         sources: the model, and then what it is compared with.
         metrics: only these of the plugins' metrics; None is their default set.
         plugins: the plugins to use; found by discovery if None.
+        runtime: what executes the model, "auto" for the sparse runtime that can; None leaves it
+            to torch, as all that it is compared with.
     """
 
     recipe: Recipe
     sources: Sequence[Source]
     metrics: Sequence[str] | None = None
     plugins: Plugins | None = None
+    runtime: str | None = None
 
     @property
     def own(self) -> bool:
@@ -51,6 +54,7 @@ class Measuring:
             **self.recipe.model_dump(mode="json", exclude={"output", "source"}),
             "sources": [source.text for source in self.sources],
             "metrics": None if self.metrics is None else list(self.metrics),
+            "runtime": self.runtime,
             "atp": version("atp-prune"),
             "torch": version("torch"),
         }
@@ -85,6 +89,7 @@ def measure(asked: Measuring, journal: Journal, progress: Progress | None = None
             tasks=found.tasks,
             provenance=one.provenance,
             base_model=one.base_model,
+            runtime=one.runtime,
         )
         measured[position] = found
     others = order[:-1]
@@ -118,7 +123,8 @@ _MEASURING = (
 def _settings(recipe: Recipe, asked: Measuring) -> dict[str, Any]:
     data = recipe.model_dump(mode="json")
     metrics = None if asked.metrics is None else list(asked.metrics)
-    return {**{name: data[name] for name in _MEASURING}, "metrics": metrics}
+    measuring = {name: data[name] for name in _MEASURING}
+    return {**measuring, "metrics": metrics, "runtime": asked.runtime}
 
 
 def _command(recipe: Recipe, asked: Measuring) -> str:
@@ -128,6 +134,8 @@ def _command(recipe: Recipe, asked: Measuring) -> str:
         words += ["--compare", without_folders(source.text)]
     if asked.metrics is not None:
         words += ["--metrics", ",".join(asked.metrics)]
+    if asked.runtime is not None:
+        words += ["--runtime", asked.runtime]
     return shlex.join([*words, *recipe.options(_MEASURING)])
 
 
@@ -144,6 +152,7 @@ class _Model:
         self.session = Session(recipe, self.source, progress=progress, plugins=asked.plugins)
         self.provenance: Mapping[str, Any] = {}
         self.base_model: str | None = None
+        self.runtime: Mapping[str, Any] = {}
 
     def measure(
         self, reference: Mapping[Any, Any] | None, *, keep: bool
@@ -156,6 +165,8 @@ class _Model:
         """
         found, kept = Found(), None
         key = self._key("metrics")
+        if self._asked.runtime is not None and self._position == 0:
+            self.session.use_runtime(self._asked.runtime)
         if self._asked.own:
             known = self._journal.get(key)
             if known is None or (keep and self._others_wait()):
@@ -168,6 +179,10 @@ class _Model:
             loaded = self.session.loaded
             about = {"provenance": loaded.provenance, "base_model": loaded.base_model}
             self._journal.put(self._key("about"), about)
+        ran = self.session.accelerated
+        if ran is not None:
+            self._journal.put(self._key("runtime"), ran.to_json())
+        self.runtime = self._journal.get(self._key("runtime")) or {}
         self.provenance, self.base_model = about["provenance"], about["base_model"]
         return found, kept
 

@@ -28,7 +28,7 @@ from .records import Offer, Recognition, Source
 
 __all__ = ["Kind", "PluginStatus", "Plugins", "build_manager"]
 
-Kind = Literal["methods", "allocators", "objectives", "executors", "examples"]
+Kind = Literal["methods", "allocators", "objectives", "executors", "runtimes", "examples"]
 """What plugins register by name."""
 
 _KINDS = {
@@ -36,6 +36,7 @@ _KINDS = {
     "allocators": ("atp_allocators", "allocation"),
     "objectives": ("atp_objectives", "objective"),
     "executors": ("atp_executors", "executor"),
+    "runtimes": ("atp_runtimes", "runtime"),
     "examples": ("atp_examples", "example"),
 }
 _REGISTER = ("atp_commands", *(hook for hook, _ in _KINDS.values()))

@@ -12,7 +12,7 @@ import torch
 from ._memory import MemoryNeed, memory_need, room_for, size_text
 from ._observed import ModelObserved
 from ._plugins import Plugins, build_manager
-from ._unpacked import Readable
+from ._runtimes import choose_runtime, run_accelerated
 from .allocation import AllocationRequest, Allocator
 from .allocation.budget import beta_max
 from .checkpoint.atomic import scratch_directory
@@ -38,6 +38,7 @@ from .records import (
 )
 
 if TYPE_CHECKING:
+    from .runtime import Accelerated, Runtime
     from .trials import Executor, Objective
 
 __all__ = ["Session"]
@@ -51,7 +52,6 @@ class Session:
         source: the model, by name or in memory.
         progress: where long steps are shown.
         plugins: the plugins to use; found by discovery if None.
-        readable: what plugins read in place of `source`, where it is there already.
 
     Raises:
         AtpError: nothing handles the source, or a name in the recipe is unknown.
@@ -64,7 +64,6 @@ class Session:
         *,
         progress: Progress | None = None,
         plugins: Plugins | None = None,
-        readable: Readable | None = None,
     ) -> None:
         self.recipe = recipe
         self.source = source
@@ -76,8 +75,7 @@ class Session:
         self.plugins.offers("methods").check(recipe.method)
         self.plugins.offers("allocators").check(recipe.allocation)
         self.executor: Executor = self._executor()
-        self._readable = readable or Readable(source, self.progress)
-        self.recognition = self.plugins.recognize(self._readable.source, plugin=recipe.plugin)
+        self.recognition = self.plugins.recognize(source, plugin=recipe.plugin)
         self.device: torch.device | None = (
             None
             if source.model is not None and recipe.device == "auto"
@@ -92,6 +90,9 @@ class Session:
         self._dense: dict[tuple[str, int], DenseStatistics] = {}
         self._examples: dict[Split, frozenset[str]] = {}
         self._seen: set[Split] = set()
+        self._runtime: Runtime | None = None
+        self.accelerated: Accelerated | None = None
+        """What the runtime of `use_runtime` did, once the whole model ran."""
 
     def __enter__(self) -> Session:
         return self
@@ -106,13 +107,7 @@ class Session:
             recipe: differs in what is done to the model, not in how it is loaded.
         """
         self.restore()
-        other = Session(
-            recipe,
-            self.source,
-            progress=self.progress,
-            plugins=self.plugins,
-            readable=self._readable,
-        )
+        other = Session(recipe, self.source, progress=self.progress, plugins=self.plugins)
         other.discovered = self.discovered
         other._loaded, other._snapshot = self.loaded, self.snapshot
         other._chains = other.locate(self.loaded)
@@ -190,7 +185,7 @@ class Session:
             revision=self.recipe.revision,
         )
         loaded: LoadedModel = self.plugins.caller("atp_load", self.plugin)(
-            source=self._readable.source, request=request
+            source=self.source, request=request
         )
         for name in ("seqlen", "classes", "templates"):
             if getattr(self.recipe, name) is not None and name not in loaded.takes:
@@ -440,15 +435,34 @@ class Session:
                 )
         self._examples[split] = examples
 
+    def use_runtime(self, name: str) -> None:
+        """Have the whole model executed by a runtime from now on.
+
+        Raises:
+            AtpError: nobody offers it, or it cannot run here.
+        """
+        device = self.device or next(self.loaded.model.parameters()).device
+        self._runtime = choose_runtime(self.plugins, name, device.type)
+
     @contextlib.contextmanager
     def whole_model_on_device(self) -> Iterator[None]:
         """The model where `--device` says, for what needs all of it at once; then back home.
 
-        One that is streamed brings its blocks there itself.
+        One that is streamed brings its blocks there itself. It is executed by the runtime of
+        `use_runtime`, where there is one.
 
         Raises:
             AtpError: it does not fit.
         """
+        with self._moved():
+            if self._runtime is None:
+                yield
+                return
+            with run_accelerated(self.loaded.model, self._runtime) as self.accelerated:
+                yield
+
+    @contextlib.contextmanager
+    def _moved(self) -> Iterator[None]:
         model = self.loaded.model
         if (stream := self.loaded.stream) is not None:
             try:

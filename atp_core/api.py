@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ._bench import Benching
 from ._compare import Comparing
 from ._contenders import contenders
 from ._diagnose import Diagnosing
-from ._export import ExportResult, Form, export_directory
+from ._export import export_directory
+from ._json import without_non_finite
 from ._measure import Measuring, measure
 from ._plan import make_plan
-from ._plugins import Plugins
+from ._plugins import Plugins, build_manager
+from ._runtimes import AUTO, accelerated, choose_runtime
 from ._session import Session
 from ._workflow import Pruning, identity
 from ._write import prepare_output, write_output, write_search
 from ._write_comparison import write_comparison
 from ._write_diagnosis import write_diagnosis
 from ._write_evaluation import check_evaluation_target, write_evaluation
+from .benched import BenchResult
+from .checkpoint import atomic_write_text
 from .compared import CompareResult
 from .diagnosed import DiagnoseResult
 from .errors import UsageError
+from .exported import ExportResult, Format
 from .progress import NullProgress, Progress
 from .recipe import Recipe
-from .records import Beta, LoadedModel, Metric, Source
+from .records import Beta, LoadedModel, Metric, Source, WorkRequest
 from .results import EvaluateResult, InspectResult, PlanResult, PruneResult, SearchResult
+from .runtime import Accelerated
 from .trials.journal import journal_beside
 
 __all__ = [
+    "accelerate",
+    "bench",
     "compare",
     "diagnose",
     "evaluate",
@@ -111,6 +121,7 @@ def evaluate(
     metrics: Sequence[str] | None = None,
     tasks: str | Sequence[str] | None = None,
     compare: Sequence[Any] = (),
+    runtime: str | None = None,
     output: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -126,6 +137,8 @@ def evaluate(
             tasks are asked for.
         tasks: tasks, groups or presets of lm-eval, e.g. "zeroshot7".
         compare: further sources; the model is compared with each, paired by document or image.
+        runtime: what executes the model: a name, "auto" for the sparse runtime that can run here,
+            or None for torch, which also executes what it is compared with.
         output: directory to write ``eval.json`` to.
         resume: take up the interrupted measurement that was writing `output`.
         overwrite: replace an output of ours, and start over where a measurement was interrupted.
@@ -141,7 +154,10 @@ def evaluate(
     if target is not None:
         check_evaluation_target(target, overwrite=overwrite)
     asked = Measuring(
-        _recipe(source, fields, output), [source, *(_source(one, None) for one in compare)], metrics
+        _recipe(source, fields, output),
+        [source, *(_source(one, None) for one in compare)],
+        metrics,
+        runtime=runtime,
     )
     with journal_beside(
         target, "evaluation.jsonl", asked.identity, resume=resume, overwrite=overwrite
@@ -149,6 +165,104 @@ def evaluate(
         result = measure(asked, journal, progress)
         if target is not None:
             write_evaluation(result, target)
+    return result
+
+
+def accelerate(
+    model_or_source: Any,
+    *,
+    runtime: str = AUTO,
+    processor: Any = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Accelerated:
+    """Have a pruned model executed by a runtime that makes use of its zeros.
+
+    Args:
+        model_or_source: any `torch.nn.Module` in memory, which is accelerated in place where it
+            is; or a source as on the command line, e.g. a directory that `prune` or `export`
+            wrote, which is loaded.
+        runtime: a name, or "auto" for the sparse runtime that can run here.
+        processor: tokenizer or image processor of a model in memory.
+        progress: where long steps are shown.
+        **settings: loading fields of `atp_core.Recipe` (dtype, device…), for a source.
+
+    Returns:
+        The model, which layers run sparse, and the way back to dense ones.
+
+    Raises:
+        AtpError: no such runtime is installed, or it cannot run here.
+    """
+    source = _source(model_or_source, processor)
+    if source.model is not None:
+        if settings:
+            raise UsageError(
+                f"a model in memory is taken as it is; drop {', '.join(sorted(settings))}"
+            )
+        model = source.model
+        home = next(model.parameters()).device
+        chosen = choose_runtime(build_manager(), runtime, home.type)
+        return accelerated(model, chosen, processor)
+    session = Session(
+        _recipe(source, {"sparsity": 0.0, **settings}, None), source, progress=progress
+    )
+    device = session.device or next(session.loaded.model.parameters()).device
+    chosen = choose_runtime(session.plugins, runtime, device.type)
+    model = session.loaded.model.to(device)
+    return accelerated(model, chosen, session.loaded.processor)
+
+
+def bench(
+    model_or_source: Any,
+    *,
+    runtime: str = AUTO,
+    modes: Sequence[str] = (),
+    batch_sizes: Sequence[int] = (1,),
+    tokens: int | None = None,
+    steps: int | None = None,
+    rounds: int = 11,
+    threads: int | None = None,
+    seed: int = 0,
+    processor: Any = None,
+    output: str | Path | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> BenchResult:
+    """Time a pruned model dense against sparse, in one process, on random inputs.
+
+    Args:
+        model_or_source: a source as on the command line, or a model in memory, which is left as
+            it was.
+        runtime: the sparse one: a name, or "auto" for the one that can run here.
+        modes: what to time, e.g. "decode", "prefill", "images", "texts"; none for all that the
+            model has.
+        batch_sizes: samples that go through at once.
+        tokens: length of a prompt.
+        steps: tokens that are decoded.
+        rounds: pairs of one dense and one sparse pass.
+        threads: of torch; None leaves them.
+        seed: of the random inputs.
+        processor: tokenizer or image processor of a model in memory.
+        output: JSON file to write the result to.
+        progress: where long steps are shown.
+        **settings: loading fields of `atp_core.Recipe` (dtype, device…).
+
+    Raises:
+        AtpError: no sparse runtime is installed or can run here, or the model cannot be timed.
+    """
+    if rounds < 1 or not batch_sizes or min(batch_sizes) < 1:
+        raise UsageError("give at least one round, and batch sizes of 1 and more")
+    if output is not None and not Path(output).absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {Path(output).parent}; make it first")
+    source = _source(model_or_source, processor)
+    session = Session(
+        _recipe(source, {"sparsity": 0.0, **settings}, None), source, progress=progress
+    )
+    request = WorkRequest(tuple(batch_sizes), tokens, steps, seed)
+    result = Benching(session, runtime, modes, request, rounds, threads).run()
+    if output is not None:
+        text = json.dumps(without_non_finite(result.to_json()), indent=2, allow_nan=False)
+        atomic_write_text(Path(output), text + "\n")
     return result
 
 
@@ -260,28 +374,34 @@ def diagnose(
 def export(
     directory: str | Path,
     *,
-    format: Form,
     output: str | Path,
+    format: Format = "packed",
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ExportResult:
-    """Write a directory's model packed, or dense again, without loss.
+    """Write a saved model with its pruned weights packed as masks and values, or dense again.
+
+    Nothing is lost: every tensor comes back bit for bit, and so does every weight file. Weights
+    are read and written a few megabytes at a time.
 
     Args:
-        directory: of safetensors files, e.g. what `prune` wrote.
-        format: "packed" (a bitmask and the nonzeros) or "dense" (what other tools load).
-        output: directory to write.
-        overwrite: replace an earlier output.
-        progress: shown one step a tensor.
+        directory: what `prune` or ``save_pretrained`` wrote; its weights are safetensors.
+        output: directory to write; all other files but hidden ones are copied to it.
+        format: "packed" or "dense".
+        overwrite: replace an output of ours.
+        progress: where long steps are shown.
 
     Raises:
-        UsageError: the directory has that form already, or the output must not be written.
-        ModelError: it has no weights, or they are damaged.
+        AtpError: the directory holds no safetensors, damaged ones, or has the form already; or
+            the output must not be written.
     """
     return export_directory(
-        Path(directory), format, Path(output), overwrite=overwrite,
+        Path(directory),
+        Path(output),
+        format,
+        overwrite=overwrite,
         progress=progress or NullProgress(),
-    )  # fmt: skip
+    )
 
 
 def inspect(

@@ -25,6 +25,8 @@ from .records import (
     Schedule,
     Source,
     Split,
+    Workload,
+    WorkRequest,
 )
 
 if TYPE_CHECKING:
@@ -119,6 +121,14 @@ def atp_lm(loaded: LoadedModel, batch_size: int) -> LM:
 
 
 @hookspec(firstresult=True)
+def atp_workloads(loaded: LoadedModel, request: WorkRequest) -> Sequence[Workload]:
+    """Say what the model is timed on by `atp bench`, with random inputs of the sizes asked for.
+
+    Optional: without it a model has no `atp bench`. The model is already on its device.
+    """
+
+
+@hookspec(firstresult=True)
 def atp_save(loaded: LoadedModel, directory: Path) -> Sequence[Path]:
     """Write the model to the empty `directory` in its ecosystem's own layout, safetensors only.
 
@@ -147,6 +157,11 @@ def atp_objectives() -> Sequence[Offer]:
 @hookspec
 def atp_executors() -> Sequence[Offer]:
     """Offer ways to run trials and cells: factories of `atp_core.trials.Executor`."""
+
+
+@hookspec
+def atp_runtimes() -> Sequence[Offer]:
+    """Offer ways to execute pruned models: factories of `atp_core.runtime.Runtime`."""
 
 
 @hookspec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 
 from .errors import AtpError, ModelError
 
-__all__ = ["dtype_named", "explained", "first_line", "meta_copy"]
+__all__ = ["dtype_named", "explained", "first_line", "meta_copy", "shared_copy"]
 
 
 def dtype_named(name: str) -> torch.dtype | None:
@@ -33,16 +33,29 @@ def dtype_named(name: str) -> torch.dtype | None:
 
 def meta_copy(model: nn.Module) -> nn.Module:
     """A copy of `model` on the meta device, without its numbers; `model` is left as it is."""
-    empty: dict[int, Any] = {}
+    return _copy(model, lambda tensor: torch.empty_like(tensor, device="meta"))
+
+
+def shared_copy(model: nn.Module) -> nn.Module:
+    """A copy of `model` whose parameters and buffers share the memory of its own.
+
+    Either can be given other modules or parameters without a change to the other; what is written
+    into a tensor shows in both.
+    """
+    return _copy(model, lambda tensor: tensor.detach())
+
+
+def _copy(model: nn.Module, made: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
+    """A copy of `model` with what `made` gives for each of its tensors."""
+    tensors: dict[int, Any] = {}
     for module in model.modules():
         for held in (module._parameters, module._buffers, vars(module)):
             for value in held.values():
                 if isinstance(value, nn.Parameter):
-                    shell = torch.empty_like(value, device="meta")
-                    empty[id(value)] = nn.Parameter(shell, value.requires_grad)
+                    tensors[id(value)] = nn.Parameter(made(value), value.requires_grad)
                 elif isinstance(value, torch.Tensor):
-                    empty[id(value)] = torch.empty_like(value, device="meta")
-    return copy.deepcopy(model, empty)
+                    tensors[id(value)] = made(value)
+    return copy.deepcopy(model, tensors)
 
 
 def first_line(error: BaseException) -> str:

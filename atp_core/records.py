@@ -39,6 +39,8 @@ __all__ = [
     "Schedule",
     "Source",
     "Split",
+    "WorkRequest",
+    "Workload",
 ]
 
 Split = Literal["calibration", "search", "report"]
@@ -359,6 +361,45 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class WorkRequest:
+    """How large the work is that a model is timed on.
+
+    Attributes:
+        batch_sizes: samples that go through at once; one workload of each kind for each.
+        tokens: length of a prompt; None is the plugin's default.
+        steps: tokens that are decoded one after another; None is the plugin's default.
+        seed: of the random inputs.
+    """
+
+    batch_sizes: Sequence[int] = (1,)
+    tokens: int | None = None
+    steps: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Work that a model is timed on, with random inputs.
+
+    Attributes:
+        name: what is done, e.g. "decode", "prefill", "images".
+        unit: what is counted, e.g. "tokens".
+        items: how many of them one pass does.
+        batch: samples that go through at once.
+        start: makes one pass ready, which is not timed, and returns the function that does it.
+            It runs the model as it stands then, where it stands then.
+        convention: what a pass is, for the user, e.g. "32 tokens after a prompt of 128".
+    """
+
+    name: str
+    unit: str
+    items: int
+    batch: int
+    start: Callable[[], Callable[[], Any]]
+    convention: str
+
+
+@dataclass(frozen=True)
 class Metric:
     """One measured figure, with all that is needed to compare it.
 
@@ -534,7 +575,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Offer:
-    """Something a plugin registers by name: a method, an allocator, an objective, an executor.
+    """Something a plugin registers by name: a method, an allocator, an executor, a runtime…
 
     Attributes:
         name: what the user writes, e.g. "wanda".

@@ -16,6 +16,7 @@ from .evaluation.schema import (
     EvaluationRecord,
     MetricRecord,
     ModelRecord,
+    RuntimeRecord,
     TaskRecord,
 )
 from .recipe import without_folders
@@ -72,6 +73,7 @@ class EvaluateResult:
         settings: what was asked for.
         environment: versions, machine and seed.
         command: the command that repeats it.
+        runtime: what executed the model, and which layers ran sparse; empty where torch did.
     """
 
     source: str
@@ -87,6 +89,7 @@ class EvaluateResult:
     settings: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
+    runtime: Mapping[str, Any] = field(default_factory=dict)
 
     def record(self, *, portable: bool = False) -> EvaluationRecord:
         """The result in the form of its schema.
@@ -118,6 +121,7 @@ class EvaluateResult:
             "metrics": {name: MetricRecord.of(metric) for name, metric in self.metrics.items()},
             "tasks": {name: TaskRecord(**task) for name, task in self.tasks.items()},
             "seconds": self.seconds,
+            "runtime": RuntimeRecord(**self.runtime) if self.runtime else None,
         }
 
     def to_json(self) -> dict[str, Any]:

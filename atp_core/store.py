@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
 from .errors import ModelError
-from .weights import Stored, read_header
+from .packed import Place, Weights, write_header
+from .weights import Stored
 
 __all__ = ["Join", "Split", "WeightStore"]
 
@@ -43,12 +43,6 @@ Split = Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
 """The inverse: what is stored, by name, of some of the model's tensors."""
 
 
-@dataclass(frozen=True)
-class _Place:
-    file: Path
-    stored: Stored
-
-
 class WeightStore:
     """Tensors in safetensors files, and those that have replaced some of them since.
 
@@ -56,7 +50,7 @@ class WeightStore:
     dense one: none but for the tensors that a caller holds.
 
     Args:
-        files: safetensors files; each tensor is in one of them.
+        files: dense or packed; each tensor is in one of them.
         parts: name of a model's tensor → names of the stored tensors it consists of; None where
             a tensor is stored under its own name.
         join: makes a tensor of its parts; None where it has one, which it equals.
@@ -66,30 +60,26 @@ class WeightStore:
         bytes_read: read from files so far.
 
     Raises:
-        ModelError: a file is missing, truncated or no safetensors file.
+        ModelError: a tensor has a dtype that cannot be pruned.
     """
 
     def __init__(
         self,
-        files: Sequence[Path],
+        files: Sequence[Weights],
         *,
         parts: Mapping[str, Sequence[str]] | None = None,
         join: Join | None = None,
         split: Split | None = None,
     ) -> None:
-        self._source = {
-            name: _Place(file, stored)
-            for file in files
-            for name, stored in read_header(file).items()
-        }
-        for name, place in self._source.items():
-            if place.stored.dtype not in _DTYPES:
+        self._source = {name: file for file in files for name in file.stored}
+        for name, file in self._source.items():
+            if (dtype := file.stored[name].dtype) not in _DTYPES:
                 raise ModelError(
-                    f"{name} in {place.file} is stored as {place.stored.dtype}, which cannot be "
-                    "pruned; take a checkpoint in float32, bfloat16 or float16"
+                    f"{name} in {file.file} is stored as {dtype}, which cannot be pruned; take a "
+                    "checkpoint in float32, bfloat16 or float16"
                 )
-        self._replaced: dict[str, _Place] = {}
-        self._written: list[Path] = []
+        self._replaced: dict[str, Weights] = {}
+        self._written: list[Weights] = []
         self._parts, self._join, self._split = parts, join, split
         self.bytes_read = 0
 
@@ -108,7 +98,7 @@ class WeightStore:
     @property
     def replaced_bytes(self) -> int:
         """Size of what has been replaced, which is on disk already and only moved to an output."""
-        return sum(at.stored.stop - at.stored.start for at in self._replaced.values())
+        return sum(file.nbytes(name) for name, file in self._replaced.items())
 
     def read(self, name: str) -> torch.Tensor:
         """A model's tensor as it stands now, in the dtype it is stored in, on the CPU.
@@ -133,15 +123,15 @@ class WeightStore:
         file = directory / f"{len(self._written):05d}.safetensors"
         kept = {name: tensor.detach().cpu() for name, tensor in stored.items()}
         heads = [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in kept.items()]
-        places = _write(file, heads, iter(kept.values()))
-        self._written.append(file)
-        self._replaced.update(places)
+        written = _write(file, heads, iter(kept.values()))
+        self._written.append(written)
+        self._replaced.update(dict.fromkeys(kept, written))
 
     def reset(self) -> None:
         """Let all tensors be those of the source again."""
         self._replaced.clear()
         for file in self._written:
-            file.unlink(missing_ok=True)
+            file.file.unlink(missing_ok=True)
         self._written.clear()
 
     def export(self, directory: Path, dtypes: Mapping[str, torch.dtype]) -> list[Path]:
@@ -156,13 +146,13 @@ class WeightStore:
         Returns:
             The shards.
         """
-        shards: list[tuple[Path, dict[str, _Place]]] = []
-        for file in self._written:
-            own = {name: at for name, at in self._replaced.items() if at.file == file}
+        shards: list[tuple[Path, Weights, list[str]]] = []
+        for written in self._written:
+            own = [name for name, file in self._replaced.items() if file is written]
             if own:
-                moved = directory / f".{file.name}"
-                shutil.move(file, moved)
-                shards.append((moved, own))
+                moved = directory / f".{written.file.name}"
+                shutil.move(written.file, moved)
+                shards.append((moved, written, own))
         rest = [
             name
             for name in dtypes
@@ -171,25 +161,26 @@ class WeightStore:
         for number, names in enumerate(self._grouped(rest, dtypes)):
             file = directory / f".rest-{number:05d}.safetensors"
             heads = [
-                (part, dtypes[name], self._source[part].stored.shape)
+                (part, dtypes[name], self._source[part].stored[part].shape)
                 for name in names
                 for part in self._parts_of(name)
             ]
-            shards.append((file, _write(file, heads, self._cast(names, dtypes))))
+            written = _write(file, heads, self._cast(names, dtypes))
+            shards.append((file, written, list(written.stored)))
         named = [
-            (directory / f"model-{i:05d}-of-{len(shards):05d}.safetensors", file, places)
-            for i, (file, places) in enumerate(shards, 1)
+            (directory / f"model-{i:05d}-of-{len(shards):05d}.safetensors", *shard)
+            for i, shard in enumerate(shards, 1)
         ]
         table, total = {}, 0
-        for final, file, places in named:
+        for final, file, weights, own in named:
             file.replace(final)
-            for part, place in places.items():
+            for part in own:
                 table[part] = final.name
-                total += place.stored.stop - place.stored.start
+                total += weights.nbytes(part)
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(table.items()))}
         path = directory / "model.safetensors.index.json"
         path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-        return [final for final, _, _ in named]
+        return [final for final, *_ in named]
 
     def _cast(
         self, names: Iterable[str], dtypes: Mapping[str, torch.dtype]
@@ -208,7 +199,7 @@ class WeightStore:
         size = 0
         for name in names:
             own = sum(
-                _numel(self._source[part].stored) * dtypes[name].itemsize
+                _numel(self._source[part].stored[part]) * dtypes[name].itemsize
                 for part in self._parts_of(name)
             )
             if group and size + own > _SHARD:
@@ -239,30 +230,11 @@ class WeightStore:
         return (name,) if self._parts is None else self._parts.get(name, (name,))
 
     def _load(self, part: str) -> torch.Tensor:
-        place = self._replaced.get(part) or self._source.get(part)
-        if place is None:
+        file = self._replaced.get(part) or self._source.get(part)
+        if file is None:
             raise ModelError(f"the checkpoint has no tensor {part}; download it again")
-        stored = place.stored
-        raw = torch.empty(stored.stop - stored.start, dtype=torch.uint8)
-        try:
-            with place.file.open("rb", buffering=0) as file:
-                file.seek(stored.start)
-                view, done = _bytes(raw), 0
-                while done < len(view):
-                    count = file.readinto(view[done:])
-                    if not count:
-                        raise ModelError(
-                            f"{place.file} ends inside {part}: it has changed since it was "
-                            "opened; leave the checkpoint alone while it is pruned"
-                        )
-                    done += count
-        except OSError as error:
-            raise ModelError(
-                f"{part} cannot be read from {place.file}: {error.strerror or error}; leave the "
-                "checkpoint alone while it is pruned"
-            ) from None
-        self.bytes_read += len(raw)
-        return raw.view(_DTYPES[stored.dtype]).view(stored.shape)
+        self.bytes_read += file.nbytes(part)
+        return file.read(part)
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
@@ -282,29 +254,20 @@ def _write(
     file: Path,
     heads: Sequence[tuple[str, torch.dtype, tuple[int, ...]]],
     tensors: Iterator[torch.Tensor],
-) -> dict[str, _Place]:
+) -> Weights:
     """Write a safetensors file, with one tensor at a time in memory.
-
-    The format: the length of the header as 8 bytes, little-endian; the header, JSON padded with
-    spaces to a multiple of 8; the tensors, without gaps. (https://github.com/huggingface/safetensors)
 
     Args:
         file: to be made.
         heads: name, dtype and shape of each tensor.
         tensors: the tensors, in the same order.
-
-    Returns:
-        Where each is.
     """
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    spans, end = [], 0
+    places: dict[str, Place] = {}
+    end = 0
     for name, dtype, shape in heads:
         start, end = end, end + torch.Size(shape).numel() * dtype.itemsize
-        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
-        spans.append((start, end))
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    base = 8 + len(text)
+        places[name] = Place(_NAMES[dtype], shape, start, end)
+    text = write_header(places, {"format": "pt"})
     with file.open("wb", buffering=0) as out:
         out.write(len(text).to_bytes(8, "little") + text)
         for (name, dtype, shape), tensor in zip(heads, tensors, strict=True):
@@ -312,7 +275,4 @@ def _write(
             view = _bytes(tensor.contiguous().reshape(-1).view(torch.uint8))
             while view:
                 view = view[out.write(view) :]
-    return {
-        name: _Place(file, Stored(_NAMES[dtype], shape, base + start, base + end))
-        for (name, dtype, shape), (start, end) in zip(heads, spans, strict=True)
-    }
+    return Weights(file, None)

@@ -15,14 +15,14 @@ import torch
 from torch import nn
 
 from .errors import ModelError
+from .packed import Weights, open_shards
 from .records import LoadedModel
 from .store import WeightStore
-from .weights import find_shards, read_header
 
 __all__ = ["hub_shards", "real_buffers", "save_transformers", "store_of"]
 
 
-def hub_shards(name: str, revision: str | None) -> list[Path]:
+def hub_shards(name: str, revision: str | None) -> Sequence[Weights]:
     """The weight files of a repository on the Hugging Face hub, fetched if need be.
 
     Raises:
@@ -32,10 +32,7 @@ def hub_shards(name: str, revision: str | None) -> list[Path]:
 
     patterns = ["model*.safetensors", "model.safetensors.index.json"]
     directory = snapshot_download(name, revision=revision, allow_patterns=patterns)
-    files = find_shards(Path(directory))
-    for file in files:
-        read_header(file)
-    return files
+    return open_shards(Path(directory))
 
 
 def save_transformers(loaded: LoadedModel, directory: Path) -> None:
@@ -102,7 +99,7 @@ def _owner(model: nn.Module, name: str) -> Any:
     return found
 
 
-def store_of(model: Any, files: Sequence[Path]) -> WeightStore:
+def store_of(model: Any, shards: Sequence[Weights]) -> WeightStore:
     """The weights of a model on the meta device, as transformers would convert them.
 
     Checkpoints may use other names than the model does, and keep in many tensors what it fuses
@@ -111,7 +108,7 @@ def store_of(model: Any, files: Sequence[Path]) -> WeightStore:
 
     Args:
         model: from `from_pretrained` with ``device_map="meta"``.
-        files: its safetensors files.
+        shards: its safetensors files.
 
     Raises:
         ModelError: a file is damaged, or two stored tensors are the same weight.
@@ -119,12 +116,12 @@ def store_of(model: Any, files: Sequence[Path]) -> WeightStore:
     from transformers import core_model_loading as loading
 
     transforms = getattr(model, "_weight_conversions", None) or []
-    stored = [name for file in files for name in read_header(file)]
+    stored = [name for shard in shards for name in shard.stored]
     state = model.state_dict()
     renamings = [one for one in transforms if isinstance(one, loading.WeightRenaming)]
     converters = [one for one in transforms if isinstance(one, loading.WeightConverter)]
     if not transforms and all(name in stored for name in state):
-        return WeightStore(files)
+        return WeightStore(shards)
     of_pattern = {key: one for one in converters for key in one.source_patterns}
     parts: dict[str, list[str]] = {}
     recipes: dict[str, list[tuple[str, str]]] = {}
@@ -152,4 +149,4 @@ def store_of(model: Any, files: Sequence[Path]) -> WeightStore:
         found: Mapping[str, torch.Tensor] = loading.revert_weight_conversion(model, dict(tensors))
         return found
 
-    return WeightStore(files, parts=parts, join=join, split=split)
+    return WeightStore(shards, parts=parts, join=join, split=split)

@@ -8,13 +8,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from .errors import ModelError
 
-__all__ = ["Stored", "describe_files", "find_shards", "read_header", "refuse_pickles"]
+__all__ = [
+    "PACKED_INDEX",
+    "Stored",
+    "describe_files",
+    "find_shards",
+    "header_text",
+    "read_header",
+    "refuse_packed",
+    "refuse_pickles",
+]
+
+PACKED_INDEX: Final = "atp-packed.json"
+"""File that marks a directory whose weights are packed (`atp_core.packed`)."""
 
 _MAX_HEADER: Final = 100_000_000  # the limit of the safetensors format
 _HASHED: Final = 1_000_000_000  # bytes; larger files are told apart by size and time
@@ -27,19 +39,15 @@ _CONVERT: Final = (
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a file; two are equal wherever they stand.
+    """A tensor in a file.
 
     Attributes:
         dtype: in the spelling of safetensors, e.g. "F32".
         shape: its shape.
-        start: where its first byte stands in the file.
-        stop: where the byte after its last stands.
     """
 
     dtype: str
     shape: tuple[int, ...]
-    start: int = field(default=0, compare=False)
-    stop: int = field(default=0, compare=False)
 
 
 def read_header(path: Path) -> dict[str, Stored]:
@@ -47,6 +55,20 @@ def read_header(path: Path) -> dict[str, Stored]:
 
     Raises:
         ModelError: it is missing, truncated, too long, a pickle, or no safetensors file.
+    """
+    header: dict[str, Any] = json.loads(header_text(path))
+    return {
+        name: Stored(str(told["dtype"]), tuple(map(int, told["shape"])))
+        for name, told in header.items()
+        if name != "__metadata__"
+    }
+
+
+def header_text(path: Path) -> bytes:
+    """The header of a safetensors file: JSON, as it stands there, padding included.
+
+    Raises:
+        ModelError: as `read_header` does.
     """
     if path.suffix in _PICKLES:
         raise _refused(path, _CONVERT)
@@ -60,18 +82,13 @@ def read_header(path: Path) -> dict[str, Stored]:
         if len(head) < 8 or length > min(size - 8, _MAX_HEADER):
             raise ModelError(f"{path} is truncated or no safetensors file; {remedy}")
         try:
-            header: Mapping[str, Any] = json.loads(file.read(length))
+            text = file.read(length)
+            header: Mapping[str, Any] = json.loads(text)
             entries = {name: told for name, told in header.items() if name != "__metadata__"}
             end = max((int(told["data_offsets"][1]) for told in entries.values()), default=0)
-            found = {
-                name: Stored(
-                    str(told["dtype"]),
-                    tuple(map(int, told["shape"])),
-                    *(8 + length + int(offset) for offset in told["data_offsets"]),
-                )
-                for name, told in entries.items()
-            }
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+            for told in entries.values():
+                Stored(str(told["dtype"]), tuple(map(int, told["shape"])))
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
             raise ModelError(f"the header of {path} is corrupt; {remedy}") from None
     expected = 8 + length + end
     if size != expected:
@@ -79,14 +96,14 @@ def read_header(path: Path) -> dict[str, Stored]:
             f"{path} is {'truncated' if size < expected else 'corrupt'}: its header describes "
             f"{expected:,} bytes and it has {size:,}; {remedy}"
         )
-    return found
+    return text
 
 
 def find_shards(directory: Path, convert: str = _CONVERT) -> list[Path]:
     """The safetensors files of a directory in transformers' layout: one, or those of its index.
 
     Args:
-        directory: local.
+        directory: local; packed ones are for `atp_core.packed`.
         convert: how to make safetensors of pickles, where there is nothing else.
 
     Raises:
@@ -95,6 +112,7 @@ def find_shards(directory: Path, convert: str = _CONVERT) -> list[Path]:
     single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
     if single.is_file():
         return [single]
+    refuse_packed(directory)
     if not index.is_file():
         refuse_pickles(directory, convert)
         raise ModelError(
@@ -114,8 +132,21 @@ def find_shards(directory: Path, convert: str = _CONVERT) -> list[Path]:
     return [directory / name for name in names]
 
 
+def refuse_packed(directory: Path) -> None:
+    """Refuse a packed directory where only dense weights can be read.
+
+    Raises:
+        ModelError: it is one.
+    """
+    if (directory / PACKED_INDEX).is_file():
+        raise ModelError(
+            f"{directory} holds packed weights, which its plugin does not read; write them dense: "
+            f"atp export {directory} --format dense -o NEW"
+        )
+
+
 def refuse_pickles(directory: Path, convert: str = _CONVERT) -> None:
-    """Refuse a directory that holds a pickle, where safetensors were looked for and not found.
+    """Refuse a directory of pickles or packed weights, where safetensors were looked for in vain.
 
     Args:
         directory: local.
@@ -124,6 +155,7 @@ def refuse_pickles(directory: Path, convert: str = _CONVERT) -> None:
     Raises:
         ModelError: it holds one.
     """
+    refuse_packed(directory)
     pickles = sorted(file for file in directory.iterdir() if file.suffix in _PICKLES)
     if pickles:
         raise _refused(pickles[0], convert)

@@ -253,10 +253,12 @@ def _checks() -> str:
         "each example: calibrating": ("_calibrating", "CHECKS"),
         "each example: pruning": ("_pruning", "CHECKS"),
         "each example: measuring": ("_evaluating", "CHECKS"),
+        "each example: timing": ("_workloads", "CHECKS"),
         "each example: saving": ("_saving", "CHECKS"),
         "each method": ("_methods", "CHECKS"),
         "each allocation": ("_allocators", "CHECKS"),
         "each executor": ("_executors", "CHECKS"),
+        "each runtime": ("_runtimes", "CHECKS"),
         "each objective": ("_others", "OBJECTIVE_CHECKS"),
         "each command": ("_others", "COMMAND_CHECKS"),
     }

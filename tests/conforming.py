@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from atp_core.errors import ModelError, UnknownNameError
 from atp_core.hookspecs import hookimpl
 from atp_core.loading import explained
+from atp_core.packed import open_weights, weights_file
 from atp_core.records import (
     Block,
     Calibration,
@@ -29,6 +30,8 @@ from atp_core.records import (
     Recognition,
     Source,
     Split,
+    Workload,
+    WorkRequest,
 )
 from atp_core.testing import Example
 
@@ -98,7 +101,8 @@ class GoodPlugin:
             if request.meta:
                 model = model.to("meta")
             else:
-                model.load_state_dict(load_file(path / "model.safetensors"))
+                weights = weights_file(path / "model.safetensors")
+                model.load_state_dict(open_weights(weights or path).state_dict())
         return LoadedModel(model.eval(), source)
 
     @hookimpl
@@ -166,6 +170,20 @@ class GoodPlugin:
     def metric(self, name: str, value: float, split: Split) -> Metric:
         """A figure with all that belongs to it."""
         return Metric(name, value, None, 16, "1", False, split, "noise", split, "of 16 vectors")
+
+    @hookimpl
+    def atp_workloads(self, loaded: LoadedModel, request: WorkRequest) -> Sequence[Workload]:
+        """Random vectors, under two names."""
+        model = loaded.model
+
+        def work(name: str, batch: int) -> Workload:
+            def start() -> Any:
+                rows = torch.randn(batch, WIDTH)
+                return lambda: model(rows)
+
+            return Workload(name, "vectors", batch, batch, start, "random vectors")
+
+        return [work(name, batch) for name in ("rows", "more") for batch in request.batch_sizes]
 
     @hookimpl
     def atp_save(self, loaded: LoadedModel, directory: Path) -> Sequence[Path]:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conforming import GoodPlugin
+from runtimes import Coo, CooLinear
 from torch import nn
 
 from atp_core._plugins import Plugins, build_manager
@@ -30,6 +31,7 @@ from atp_core.records import (
     Schedule,
     Source,
 )
+from atp_core.runtime import Acceleration
 from atp_core.testing._check import Outcome
 from atp_core.testing._suite import suite
 from atp_core.testing.fixtures import IsolatedPlugins
@@ -431,6 +433,31 @@ class Exhausted(InOrder):
         return [] if self.ended else super().run(judge, candidates)
 
 
+class Entries(Coo):
+    name = "mine"
+
+
+class Halving(Entries):
+    def accelerate(self, model: Any, weights: Any = None) -> Any:
+        found = super().accelerate(model)
+        for part in model.modules():
+            if isinstance(part, CooLinear):
+                part.entries = part.entries * 0.5
+        return found
+
+
+class Forgetting(Entries):
+    def restore(self, model: Any) -> None:
+        super().restore(model)
+        model.middle.weight.data.abs_()
+
+
+class Mute(Entries):
+    def accelerate(self, model: Any, weights: Any = None) -> Any:
+        super().accelerate(model)
+        return Acceleration()
+
+
 def offering(hook: str, target: Callable[[], Any]) -> Any:
     """A plugin that offers one thing."""
 
@@ -448,6 +475,7 @@ def offering(hook: str, target: Callable[[], Any]) -> Any:
         ("atp_allocators", Flat, 5),
         ("atp_executors", InOrder, 6),
         ("atp_executors", Backwards, 6),
+        ("atp_runtimes", Entries, 4),
     ],
 )
 def test_good_offers_pass(hook: str, good: Any, count: int, tmp_path: Path) -> None:
@@ -468,6 +496,9 @@ def test_good_offers_pass(hook: str, good: Any, count: int, tmp_path: Path) -> N
         ("atp_executors", Swallowing, "passes on what a job raises", "kept it to itself"),
         ("atp_executors", Agreeing, "refuses options", "was passed over"),
         ("atp_executors", Exhausted, "once it was closed", "did 0 of 5 jobs"),
+        ("atp_runtimes", Halving, "gives the outputs", "outputs differ by"),
+        ("atp_runtimes", Forgetting, "restores the dense model", "came back otherwise"),
+        ("atp_runtimes", Mute, "tells what it did", "it told of []"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

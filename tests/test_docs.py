@@ -36,7 +36,8 @@ SITE = [
 ]
 PAGES = [ROOT / "README.md", *SITE]
 TUTORIALS = sorted((DOCS / "tutorials").glob("*.md"))
-HOWTOS = [DOCS / "howto" / f"{name}.md" for name in ("ci", "evaluate", "in-memory", "schedules")]
+_RUN = ("ci", "evaluate", "export-and-run", "in-memory", "schedules")
+HOWTOS = [DOCS / "howto" / f"{name}.md" for name in _RUN]
 SOURCES = [*(ROOT / "atp_core").rglob("*.py"), *(ROOT / "plugins").glob("*/src/**/*.py")]
 
 

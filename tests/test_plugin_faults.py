@@ -24,8 +24,8 @@ from atp_core.errors import ModelError, PluginError, UnknownNameError
 from atp_core.records import Source
 
 REGISTER = [
-    "atp_methods", "atp_allocators", "atp_objectives", "atp_executors", "atp_examples",
-    "atp_commands",
+    "atp_methods", "atp_allocators", "atp_objectives", "atp_executors", "atp_runtimes",
+    "atp_examples", "atp_commands",
 ]  # fmt: skip
 
 
@@ -305,7 +305,7 @@ class TestRegistration:
         monkeypatch: pytest.MonkeyPatch, name: str, body: str, told: str,
     ) -> None:  # fmt: skip
         def everything(found: Plugins) -> list[Any]:
-            kinds = ("methods", "allocators", "objectives", "executors", "examples")
+            kinds = ("methods", "allocators", "objectives", "executors", "runtimes", "examples")
             return [*(list(found.offers(kind)) for kind in kinds), found.commands()]
 
         changes = "del atp_methods\n" if name != "atp_methods" else ""

@@ -57,6 +57,7 @@ HOOKS = {
     "method": {"atp_methods"},
     "allocator": {"atp_allocators"},
     "executor": {"atp_executors"},
+    "runtime": {"atp_runtimes"},
 }
 
 
@@ -97,6 +98,7 @@ def test_what_a_plugin_is_called() -> None:
         ("my-method", "method", "MyMethod"),
         ("pruned", "method", "PrunedMethod"),
         ("trial", "executor", "TrialExecutor"),
+        ("accelerated-layer", "runtime", "AcceleratedLayerRuntime"),
     ],
 )
 def test_classes_hide_no_import(name: str, kind: Kind, expected: str) -> None:

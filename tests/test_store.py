@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from atp_core.errors import ModelError
+from atp_core.packed import Weights, open_weights
 from atp_core.store import WeightStore
 
 TENSORS = {
@@ -33,6 +34,10 @@ def files(tmp_path: Path) -> list[Path]:
     return made
 
 
+def opened(files: Sequence[Path]) -> list[Weights]:
+    return [open_weights(file) for file in files]
+
+
 def written(directory: Path) -> dict[str, torch.Tensor]:
     index = json.loads((directory / "model.safetensors.index.json").read_text("utf-8"))
     found: dict[str, torch.Tensor] = {}
@@ -53,14 +58,14 @@ def same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> 
 
 
 def test_tensors_are_read_bit_for_bit(files: list[Path]) -> None:
-    store = WeightStore(files)
+    store = WeightStore(opened(files))
     assert same({name: store.read(name) for name in TENSORS}, TENSORS)
     assert store.bytes_read == sum(one.nbytes for one in TENSORS.values())
     assert store.missing(["a.bias", "c.weight"]) == ["c.weight"]
 
 
 def test_what_is_replaced_is_read_until_it_is_reset(files: list[Path], tmp_path: Path) -> None:
-    store = WeightStore(files)
+    store = WeightStore(opened(files))
     other = TENSORS["a.weight"] * 2
     store.replace({"a.weight": other}, tmp_path)
     assert store.replaced
@@ -74,7 +79,7 @@ def test_what_is_replaced_is_read_until_it_is_reset(files: list[Path], tmp_path:
 
 
 def test_the_whole_is_written_as_it_stands(files: list[Path], tmp_path: Path) -> None:
-    store = WeightStore(files)
+    store = WeightStore(opened(files))
     scratch, output = tmp_path / "scratch", tmp_path / "output"
     scratch.mkdir(), output.mkdir()
     other = torch.zeros(5, 3, dtype=torch.bfloat16)
@@ -92,7 +97,7 @@ def test_dtypes_are_those_asked_for(files: list[Path], tmp_path: Path) -> None:
     output = tmp_path / "output"
     output.mkdir()
     names = ["a.weight", "a.bias"]
-    WeightStore(files).export(output, dict.fromkeys(names, torch.float16))
+    WeightStore(opened(files)).export(output, dict.fromkeys(names, torch.float16))
     assert same(written(output), {name: TENSORS[name].to(torch.float16) for name in names})
 
 
@@ -103,7 +108,7 @@ def test_tensors_outside_blocks_fill_files(
     output = tmp_path / "output"
     output.mkdir()
     dtypes = {name: one.dtype for name, one in TENSORS.items()}
-    shards = WeightStore(files).export(output, dtypes)
+    shards = WeightStore(opened(files)).export(output, dtypes)
     # 30 bytes, 20 bytes, then 16 + 8 + 2 + 0.
     assert [len(load_file(shard)) for shard in shards] == [1, 2, 3]
     assert same(written(output), TENSORS)
@@ -113,7 +118,7 @@ def test_a_weight_of_several_stored_ones(tmp_path: Path) -> None:
     halves = {"x": torch.randn(2, 3), "y": torch.randn(2, 3)}
     save_file(halves, tmp_path / "halves.safetensors")
     store = WeightStore(
-        [tmp_path / "halves.safetensors"],
+        opened([tmp_path / "halves.safetensors"]),
         parts={"both": ["x", "y"]},
         join=lambda name, parts: torch.cat([parts["x"], parts["y"]]),
         split=lambda tensors: dict(zip("xy", tensors["both"].chunk(2), strict=True)),
@@ -133,7 +138,7 @@ def test_a_weight_of_several_stored_ones(tmp_path: Path) -> None:
 def test_a_weight_that_cannot_be_taken_apart(tmp_path: Path) -> None:
     save_file({"x": torch.randn(2), "y": torch.randn(2)}, tmp_path / "one.safetensors")
     store = WeightStore(
-        [tmp_path / "one.safetensors"],
+        opened([tmp_path / "one.safetensors"]),
         parts={"both": ["x", "y"]},
         join=lambda name, parts: parts["x"],
         split=lambda tensors: {"x": tensors["both"]},
@@ -143,11 +148,11 @@ def test_a_weight_that_cannot_be_taken_apart(tmp_path: Path) -> None:
 
 
 def test_damage_is_told_with_the_file(files: list[Path], tmp_path: Path) -> None:
-    store = WeightStore(files)
+    store = WeightStore(opened(files))
     whole = files[0].read_bytes()
     files[0].write_bytes(whole[:-4])
     with pytest.raises(ModelError, match=r"a\.safetensors is truncated"):
-        WeightStore(files)
+        WeightStore(opened(files))
     with pytest.raises(ModelError, match=r"a\.safetensors ends inside a\.weight"):
         [store.read(name) for name in ("a.bias", "a.weight")]
     files[0].unlink()
@@ -160,4 +165,4 @@ def test_damage_is_told_with_the_file(files: list[Path], tmp_path: Path) -> None
 def test_a_dtype_that_cannot_be_pruned(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(4).to(torch.float8_e4m3fn)}, tmp_path / "x.safetensors")
     with pytest.raises(ModelError, match="F8_E4M3"):
-        WeightStore([tmp_path / "x.safetensors"])
+        WeightStore(opened([tmp_path / "x.safetensors"]))

@@ -22,6 +22,7 @@ from atp_core.errors import ModelError, NumericalError
 from atp_core.loading import meta_copy
 from atp_core.methods.sparsegpt import SparseGPT
 from atp_core.methods.wanda import Wanda
+from atp_core.packed import open_weights
 from atp_core.progress import NullProgress
 from atp_core.records import LoadedModel, Schedule, Source
 from atp_core.store import WeightStore
@@ -42,7 +43,7 @@ class Streamed:
         self.chains = chains_of(self.empty)
         self.scratch = directory / "scratch"
         self.scratch.mkdir()
-        self.store = WeightStore([self.file])
+        self.store = WeightStore([open_weights(self.file)])
         self.stream = Stream(
             self.empty, self.store, self.chains, self.scratch, **{"small": 0, **options}
         )
@@ -189,7 +190,7 @@ def damaged(both: Streamed, **changes: torch.Tensor) -> Stream:
     save_file({name: one for name, one in state.items() if one.numel()}, both.file)
     empty = meta_copy(both.model)
     chains = chains_of(empty)
-    return Stream(empty, WeightStore([both.file]), chains, both.scratch, small=0)
+    return Stream(empty, WeightStore([open_weights(both.file)]), chains, both.scratch, small=0)
 
 
 def test_damage_is_named(both: Streamed) -> None:
@@ -213,7 +214,7 @@ def test_tied_weights_are_read_once(tmp_path: Path) -> None:
     model.head.weight = model.embed.weight
     state = {name: one for name, one in model.state_dict().items() if name != "embed.weight"}
     save_file(state, tmp_path / "tied.safetensors")
-    store = WeightStore([tmp_path / "tied.safetensors"])
+    store = WeightStore([open_weights(tmp_path / "tied.safetensors")])
     empty: Any = meta_copy(model)
     stream = Stream(empty, store, chains_of(empty), tmp_path, small=0)
     with torch.no_grad():

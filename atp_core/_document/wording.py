@@ -12,6 +12,7 @@ __all__ = [
     "arrowed",
     "duration",
     "measured",
+    "megabytes",
     "number",
     "percent",
     "size",
@@ -65,6 +66,11 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def megabytes(count: int) -> str:
+    """Bytes as megabytes, or kilobytes where they are few."""
+    return f"{count / 1e6:,.1f} MB" if count >= 10**6 else f"{count / 1e3:,.1f} kB"
 
 
 def size(zeros: int, prunable: int, total: int) -> str:

@@ -42,8 +42,9 @@ def command(
     """Check that the plugin NAME does what the hook specifications ask for.
 
     Its package is looked at, the tiny models it offers are walked from source to saved directory
-    and back, and the methods, allocations, executors and commands it offers are tried. Ends with
-    exit code 3 if a check fails. `atp_core.testing.Conformance` runs the same checks as tests.
+    and back, and the methods, allocations, executors, runtimes and commands it offers are tried.
+    Ends with exit code 3 if a check fails. `atp_core.testing.Conformance` runs the same checks as
+    tests.
     """
     from ..errors import UsageError
     from ..records import DataRequest, Source

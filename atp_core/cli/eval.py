@@ -38,6 +38,12 @@ __all__ = ["command"]
     metavar="SOURCE",
     help="Compare with this model, document by document or image by image; may be repeated.",
 )
+@click.option(
+    "--runtime",
+    metavar="NAME",
+    help="Execute SOURCE by this runtime, which makes use of its zeros ('auto' for the one that "
+    "can run here); models of --compare stay with torch.",
+)
 @load_options
 @memory_options
 @click.option(

@@ -1,65 +1,49 @@
-"""``atp export``: a packed, smaller form of a pruned model, and back."""
+"""``atp export``: the weights of a saved model, packed or dense."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import rich_click as click
 
 from ._console import emit_json, stdout
 
-if TYPE_CHECKING:
-    from .._export import Form
-
 __all__ = ["command"]
 
 
-@click.command("export", short_help="Pack a pruned model, or unpack it.")
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.command("export", short_help="Pack the weights of a pruned model.")
+@click.argument("directory", type=click.Path(path_type=Path))
 @click.option(
     "--format",
-    "form",
     type=click.Choice(["packed", "dense"]),
-    required=True,
-    help="packed: a bitmask and the nonzeros; dense: what other tools load.",
+    default="packed",
+    help="Pruned weights as a mask of bits and the values that are left (default), or dense.",
 )
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    metavar="DIR",
     required=True,
+    metavar="OUT",
     help="Directory to write.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an earlier output in -o.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-def command(
-    directory: Path, form: Form, output: Path, overwrite: bool, as_json: bool
-) -> None:
-    """Write the model in DIR with its pruned weights packed, or dense again, without loss.
+def command(as_json: bool, **options: Any) -> None:
+    """Write the saved model in DIRECTORY to OUT with its zeros packed, or dense again.
 
-    `atp eval`, `atp inspect` and `atp prune` read packed directories too; other tools read dense
-    ones.
+    Nothing is lost: what was packed comes back bit for bit. A tensor is packed only where that
+    makes it smaller, and everything but the weights is copied. `atp eval`, `atp bench` and
+    `atp prune` read packed directories like dense ones; other libraries need --format dense.
     """
     from ..api import export
+    from ..report.exports import print_export
     from ._progress import bars
 
     with bars() as progress:
-        result = export(
-            directory, format=form, output=output, overwrite=overwrite, progress=progress
-        )
+        result = export(progress=progress, **options)
     if as_json:
         emit_json(result.to_json())
-        return
-    console = stdout()
-    megabytes = f"{result.bytes_before / 1e6:,.1f} MB → {result.bytes_after / 1e6:,.1f} MB"
-    console.print(f"weight files: {megabytes}")
-    if result.tensors:
-        console.print(
-            f"{result.tensors} packed tensors take {result.packed_to / 1e6:,.1f} MB, "
-            f"{result.ratio:.3f} of their {result.packed_from / 1e6:,.1f} MB dense"
-        )
     else:
-        console.print("no tensor is sparse enough to be smaller when packed")
-    console.print(f"written to {output}")
+        print_export(result, stdout())

@@ -15,8 +15,10 @@ __all__ = [
     "SCHEMA_VERSION",
     "ComparisonRecord",
     "EvaluationRecord",
+    "LayerRecord",
     "MetricRecord",
     "ModelRecord",
+    "RuntimeRecord",
     "TaskRecord",
 ]
 
@@ -123,6 +125,42 @@ class ComparisonRecord(_Record):
         return cls(**asdict(comparison))
 
 
+class LayerRecord(_Record):
+    """A layer that a runtime looked at."""
+
+    name: str
+    """Name of the module."""
+    shape: tuple[int, int]
+    """(out_features, in_features)."""
+    sparsity: float
+    """Share of zeros in its weight."""
+    kernel: str
+    """What executed it; "dense" where it was left as it was."""
+    reason: str
+    """Why."""
+    dense_bytes: int
+    """Of its weight when dense."""
+    bytes: int
+    """Of its weight as it was executed."""
+
+
+class RuntimeRecord(_Record):
+    """What executed a model."""
+
+    name: str
+    """Of the runtime, e.g. "sparse-cpu"."""
+    info: dict[str, str] = Field(default_factory=dict)
+    """What was live: instruction set, compiler, threads, device."""
+    sparse_layers: int = 0
+    """Number of layers that did not run dense."""
+    dense_bytes: int = 0
+    """Of the weights of all layers when dense."""
+    bytes: int = 0
+    """Of these weights as they were executed."""
+    layers: list[LayerRecord] = Field(default_factory=list)
+    """Every layer the runtime looked at."""
+
+
 class ModelRecord(_Record):
     """A model and what was measured of it."""
 
@@ -140,6 +178,8 @@ class ModelRecord(_Record):
     """Tasks of lm-eval by name."""
     seconds: float = 0.0
     """Wall time of all measurements."""
+    runtime: RuntimeRecord | None = None
+    """What executed the model, where a runtime was asked for."""
 
 
 class EvaluationRecord(ModelRecord):

@@ -1,85 +1,93 @@
-"""Between a dense tensor and its bitmask and nonzeros, by bit patterns and so without loss."""
+"""Masks of bits and the values they stand for, on whole rows of a matrix.
+
+Elements are compared as bit patterns, never as numbers: −0.0 is a value, and so comes back.
+"""
 
 from __future__ import annotations
 
-import math
-import zlib
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any, Final
 
 import numpy as np
-import torch
 
-__all__ = ["Bits", "checksum", "packed", "raw", "unpacked", "worthwhile"]
+__all__ = ["CHUNK_BYTES", "mask_columns", "matrix_of", "pack_rows", "rows_at_once", "unpack_rows"]
 
-_INTEGERS: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+CHUNK_BYTES: Final = 8 << 20
+"""About how many dense bytes are worked on at once."""
 
+_WORD: Final = 32  # bits; rows of a mask are whole words, so that kernels can read them as such
+_ENOUGH: Final = 64  # columns, from which padding to words costs little
 
-Bits: TypeAlias = "np.ndarray[Any, Any]"
-
-
-def raw(tensor: torch.Tensor) -> Bits:
-    """The tensor's bits as unsigned integers of its shape."""
-    flat: Bits = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
-    found: Bits = flat.view(_INTEGERS[tensor.element_size()]).reshape(tuple(tensor.shape))
-    return found
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-def worthwhile(tensor: torch.Tensor) -> bool:
-    """Whether packing makes the tensor smaller.
+def matrix_of(shape: Sequence[int]) -> tuple[int, int]:
+    """The matrix (rows, columns) that a tensor is packed as; its elements keep their order.
 
-    Only tensors of two dimensions and more are packed; a −0.0 counts as a value.
+    The last dimensions become columns: one, or as many as give 64 columns; the first one never.
+    So the kernels of a convolution (out, in, 3, 3) become rows of 9·in, and fused experts
+    (experts, out, in) rows of `in`.
     """
-    if tensor.dim() < 2 or not tensor.numel() or tensor.element_size() not in _INTEGERS:
-        return False
-    rows, columns = _sides(tuple(tensor.shape))
-    nonzeros = int(np.count_nonzero(raw(tensor)))
-    return rows * _bytes(columns) + nonzeros * tensor.element_size() < tensor.nbytes
+    cut = len(shape) - 1
+    columns = shape[cut]
+    while columns < _ENOUGH and cut > 1:
+        cut -= 1
+        columns *= shape[cut]
+    rows = 1
+    for size in shape[:cut]:
+        rows *= size
+    return rows, columns
 
 
-def packed(tensor: torch.Tensor) -> tuple[Bits, Bits]:
-    """Mask and values.
+def mask_columns(columns: int) -> int:
+    """Bytes of a row of the mask: whole words of 32 bits."""
+    return -(-columns // _WORD) * (_WORD // 8)
+
+
+def rows_at_once(columns: int, item: int) -> int:
+    """How many rows, of elements of `item` bytes, make a chunk."""
+    return max(1, CHUNK_BYTES // max(1, columns * item))
+
+
+def _elements(data: Bytes, item: int) -> np.ndarray[Any, Any]:
+    return data.view(np.dtype(f"u{item}"))
+
+
+def pack_rows(data: Bytes, columns: int, item: int) -> tuple[Bytes, Bytes]:
+    """The mask and the values of some rows.
+
+    Args:
+        data: dense bytes of the rows.
+        columns: elements a row.
+        item: bytes of an element.
 
     Returns:
-        The mask, uint8 of shape (rows, ⌈columns/8⌉): bit j % 8 of byte j // 8, from the least, is
-        set where column j is not zero. The values, row by row, as unsigned integers.
+        The mask, shape (rows, `mask_columns(columns)`), and the bytes of the values.
     """
-    bits = raw(tensor).reshape(_sides(tuple(tensor.shape)))
-    kept = bits != 0
-    return np.packbits(kept, axis=1, bitorder="little"), bits[kept]
+    dense = _elements(data, item).reshape(-1, columns)
+    full = dense != 0
+    mask = np.zeros((len(dense), mask_columns(columns)), dtype=np.uint8)
+    bits = np.packbits(full, axis=1, bitorder="little")
+    mask[:, : bits.shape[1]] = bits
+    return mask, dense[full].view(np.uint8)
 
 
-def unpacked(mask: Bits, values: Bits, shape: tuple[int, ...]) -> Bits:
-    """The dense tensor's bits, as unsigned integers of its shape.
+def unpack_rows(mask: Bytes, values: Bytes, columns: int, item: int) -> Bytes | None:
+    """The inverse of `pack_rows`; None where mask and values do not fit together.
 
-    Raises:
-        ValueError: the parts do not fit each other.
+    Args:
+        mask: shape (rows, `mask_columns(columns)`).
+        values: bytes of the values.
+        columns: elements a row.
+        item: bytes of an element.
     """
-    rows, columns = _sides(shape)
-    if mask.dtype != np.uint8 or mask.shape != (rows, _bytes(columns)):
-        raise ValueError(f"its mask is {mask.dtype} {mask.shape}, which does not fit {shape}")
-    every = np.unpackbits(mask, axis=1, bitorder="little")
-    if every[:, columns:].any():
-        raise ValueError("its mask has bits beyond the last column")
-    kept = every[:, :columns].astype(bool)
-    count = int(np.count_nonzero(kept))
-    if values.shape != (count,):
-        raise ValueError(f"its mask keeps {count} values and it has {values.size}")
-    dense = np.zeros((rows, columns), dtype=values.dtype)
-    dense[kept] = values
-    return dense.reshape(shape)
-
-
-def checksum(*parts: Bits) -> int:
-    """CRC-32 over the bytes of all parts."""
-    found = 0
-    for part in parts:
-        found = zlib.crc32(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data, found)
-    return found
-
-
-def _sides(shape: tuple[int, ...]) -> tuple[int, int]:
-    return shape[0], math.prod(shape[1:])
-
-
-def _bytes(columns: int) -> int:
-    return -(-columns // 8)
+    bits = np.unpackbits(mask, axis=1, bitorder="little").view(np.bool_)
+    if bits[:, columns:].any():
+        return None
+    full = np.ascontiguousarray(bits[:, :columns])
+    found = _elements(values, item)
+    if np.count_nonzero(full) != len(found):
+        return None
+    dense = np.zeros(full.shape, dtype=found.dtype)
+    dense[full] = found
+    return dense.reshape(-1).view(np.uint8)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..records import Chain, Metric
     from ..results import EvaluateResult, InspectResult, PruneResult, SearchResult
 
-__all__ = ["print_evaluation", "print_inspection", "print_result", "print_search"]
+__all__ = ["info_text", "print_evaluation", "print_inspection", "print_result", "print_search"]
 
 _BAR = 20
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
@@ -107,6 +107,15 @@ def print_evaluation(result: EvaluateResult, console: Console) -> None:
     console.print(table)
     for name, metric in result.metrics.items():
         _line(console, f"{name}: {measured(metric)}", style="dim")
+    if result.runtime:
+        layers, sparse = len(result.runtime["layers"]), result.runtime["sparse_layers"]
+        told = f"executed by {result.runtime['name']}: {sparse} of {layers} layers sparse"
+        _line(console, f"{told} ({info_text(result.runtime['info'])})")
+
+
+def info_text(info: Mapping[str, str]) -> str:
+    """What is live of a runtime, on a line."""
+    return ", ".join(f"{name} {value}" for name, value in info.items())
 
 
 def print_inspection(result: InspectResult, console: Console, *, every: bool = False) -> None:

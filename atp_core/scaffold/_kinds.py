@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "Kind", "Template"]
 
-Kind = Literal["model", "method", "allocator", "executor"]
+Kind = Literal["model", "method", "allocator", "executor", "runtime"]
 """What a new plugin offers."""
 
 
@@ -53,6 +53,12 @@ KINDS: Final[Mapping[Kind, Template]] = {
         "a way to run the trials of a search",
         "Executor {} for the searches of atp-prune",
         offers="executors",
+    ),
+    "runtime": Template(
+        "a way to execute pruned models",
+        "Runtime {} for models that atp-prune pruned",
+        requires=("torch>=2.6",),
+        offers="runtimes",
     ),
 }
 """Every kind of plugin, by the word that `--kind` takes."""

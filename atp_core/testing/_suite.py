@@ -68,9 +68,12 @@ def _examples(name: str, plugins: Plugins, extra: Example | None) -> Iterator[Ch
         _pruning,
         _recognizing,
         _saving,
+        _workloads,
     )
 
-    parts = (_recognizing, _locating, _calibrating, _pruning, _evaluating, _saving)
+    parts = (
+        *(_recognizing, _locating, _calibrating, _pruning, _evaluating, _workloads, _saving),
+    )
     for group, make in makers.items():
         walk = Walk(plugins, name, group.split(" ", 1)[1], make)
         for part in parts:
@@ -89,13 +92,14 @@ def _given(example: Example, directory: Path) -> Example:
 
 
 def _offered(name: str, plugins: Plugins) -> Iterator[Check]:
-    from .checks import _allocators, _executors, _methods, _others
+    from .checks import _allocators, _executors, _methods, _others, _runtimes
     from .checks._offered import OfferSubject
 
     kinds: list[tuple[str, Kind, _Checks, type[OfferSubject]]] = [
         ("method", "methods", _methods.CHECKS, _methods.MethodSubject),
         ("allocation", "allocators", _allocators.CHECKS, _allocators.AllocatorSubject),
         ("executor", "executors", _executors.CHECKS, OfferSubject),
+        ("runtime", "runtimes", _runtimes.CHECKS, OfferSubject),
         ("objective", "objectives", _others.OBJECTIVE_CHECKS, OfferSubject),
     ]
     for what, kind, checks, subject in kinds:

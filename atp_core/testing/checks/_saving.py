@@ -10,6 +10,7 @@ import torch
 
 from ... import api
 from ..._session import Session
+from ...errors import ModelError
 from ...records import Source
 from .._check import CheckFailed, CheckSkipped, checker, named, python, require
 from .._explicit import block_inputs
@@ -120,6 +121,26 @@ def _packages(walk: Walk) -> list[str]:
     return [
         package for package, owners in packages_distributions().items() if distribution in owners
     ]
+
+
+@_check("loads from packed weights, bit for bit")
+def _packed(walk: Walk) -> None:
+    session, directory = _saved(walk, "unpacked")
+    packed, again = walk.directory("packed") / "out", walk.directory("again") / "out"
+    api.export(directory, output=packed)
+    try:
+        loaded = walk.session(Source(str(packed))).loaded
+    except ModelError as error:
+        raise CheckSkipped(
+            f"it reads dense weights only ({error}); atp_core.packed.open_weights reads both"
+        ) from None
+    mine, theirs = state_bits(session.loaded), state_bits(loaded)
+    require(mine == theirs, "what is loaded from packed weights differs from what was packed")
+    api.export(packed, output=again, format="dense")
+    for file in sorted(path for path in directory.rglob("*") if path.is_file()):
+        name = file.relative_to(directory)
+        same = (again / name).is_file() and (again / name).read_bytes() == file.read_bytes()
+        require(same, f"{name} came back otherwise when written dense again")
 
 
 @_check("goes the whole way: search, prune, report, write")

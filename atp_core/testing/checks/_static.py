@@ -92,7 +92,7 @@ def _depends(subject: PluginSubject) -> None:
 def _offers(subject: PluginSubject) -> None:
     if subject.status.status != "ok":
         raise CheckSkipped("it is not well")
-    for kind in ("methods", "allocators", "objectives", "executors", "examples"):
+    for kind in ("methods", "allocators", "objectives", "executors", "runtimes", "examples"):
         offers = subject.plugins.offers(kind, subject.status.name)
         without = [name for name, offer in offers.items() if not offer.summary.strip()]
         require(not without, f"{named(without)} of its {kind} have no summary")

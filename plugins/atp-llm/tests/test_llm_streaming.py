@@ -94,6 +94,20 @@ def both_ways(source: Path, tmp_path: Path, **settings: Any) -> tuple[Any, Any]:
     return plain, found
 
 
+@pytest.mark.usefixtures("strict")
+def test_packed_weights_are_streamed_as_they_are(sharded: Path, tmp_path: Path) -> None:
+    outputs = [tmp_path / name for name in ("pruned", "dense", "streamed")]
+    settings = {**DATA, "beta": 0.02, "dtype": "bfloat16"}
+    atp_core.prune(str(sharded), output=outputs[0], **settings)
+    atp_core.export(outputs[0], output=tmp_path / "packed")
+    settings["sparsity"] = 0.75
+    atp_core.prune(str(outputs[0]), output=outputs[1], **settings)
+    atp_core.prune(
+        str(tmp_path / "packed"), output=outputs[2], max_memory=PLENTY, **settings
+    )
+    assert_same(outputs[1], outputs[2])
+
+
 @pytest.mark.parametrize("method", ["wanda", "sparsegpt", "magnitude"])
 def test_a_search_gives_the_same_model(sharded: Path, tmp_path: Path, method: str) -> None:
     plain, found = both_ways(sharded, tmp_path, method=method)

@@ -22,6 +22,8 @@ from atp_core.records import (
     Recognition,
     Source,
     Split,
+    Workload,
+    WorkRequest,
 )
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "atp_locate",
     "atp_recognize",
     "atp_save",
+    "atp_workloads",
 ]
 
 ATP_HOOK_API = 1
@@ -88,6 +91,14 @@ def atp_lm(loaded: LoadedModel, batch_size: int) -> Any:
     from ._lm import wrap
 
     return wrap(loaded, batch_size)
+
+
+@hookimpl
+def atp_workloads(loaded: LoadedModel, request: WorkRequest) -> Sequence[Workload]:
+    """Decode and prefill on an image of random pixels."""
+    from ._workloads import workloads
+
+    return workloads(loaded, request)
 
 
 @hookimpl

@@ -67,6 +67,24 @@ class Encoder:
             image = open_image(question.image.path)
         except DataError as error:
             raise DataError(f"{question.where}: {error}") from None
+        inputs = self.encoded(prompt, image, question.where)
+        size = _size(inputs)
+        if self._bytes + size <= _KEPT:
+            self._bytes += size
+            self._kept[question] = (prompt, inputs)
+        return prompt, inputs
+
+    def encoded(self, prompt: str, image: Any, where: str) -> Inputs:
+        """What the forward takes for a prompt and an image.
+
+        Args:
+            prompt: up to where the answer begins.
+            image: of PIL.
+            where: what they are from, for errors.
+
+        Raises:
+            DataError: the processor does not take them.
+        """
         bos = getattr(self.tokenizer, "bos_token", None)
         # A prompt that begins with it would get it twice.
         options = {"add_special_tokens": False} if bos and prompt.startswith(bos) else {}
@@ -76,14 +94,9 @@ class Encoder:
             # Whatever a processor of the model's raises is told with the line it is about.
             reason = first_line(error)
             raise DataError(
-                f"{question.where}: the model's processor does not take it ({reason})"
+                f"{where}: the model's processor does not take it ({reason})"
             ) from error
-        inputs = dict(found)
-        size = _size(inputs)
-        if self._bytes + size <= _KEPT:
-            self._bytes += size
-            self._kept[question] = (prompt, inputs)
-        return prompt, inputs
+        return dict(found)
 
 
 def extended(inputs: Inputs, ids: list[int]) -> Inputs:

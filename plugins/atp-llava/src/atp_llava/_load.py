@@ -14,9 +14,10 @@ from torch import nn
 
 from atp_core.errors import ModelError
 from atp_core.loading import dtype_named, explained, first_line
+from atp_core.packed import from_packed, open_shards
 from atp_core.records import LoadedModel, LoadRequest, Source
 from atp_core.streamable import hub_shards, real_buffers, store_of
-from atp_core.weights import describe_files, find_shards, read_header
+from atp_core.weights import describe_files
 
 from ._quiet import quiet
 from ._source import DIGITS, is_hub_id
@@ -53,12 +54,11 @@ def load(source: Source, request: LoadRequest) -> LoadedModel:
         return _in_memory(source, request, dtype)
     name = _place(source)
     directory = Path(name) if Path(name).is_dir() else None
-    files = find_shards(directory, _CONVERT) if directory and not request.meta else []
-    for file in files:
-        read_header(file)
+    shards = open_shards(directory, _CONVERT) if directory and not request.meta else []
     if request.stream and directory is None:
         with explained(source.text, _HUB):
-            files = hub_shards(name, request.revision)
+            shards = hub_shards(name, request.revision)
+    packed = [shard for shard in shards if shard.packed]
     trust = {"trust_remote_code": True} if request.trust_remote_code else {}
     shared: dict[str, Any] = {**trust, "revision": request.revision}
     with explained(source.text, "" if directory else _HUB), quiet():
@@ -69,6 +69,10 @@ def load(source: Source, request: LoadRequest) -> LoadedModel:
         if request.meta:
             with torch.device("meta"):
                 model = auto.from_config(config, dtype=_stated(config, dtype), **trust)
+        elif directory is not None and packed:
+            model, info = from_packed(
+                auto, config, directory, packed, meta=request.stream, dtype=dtype, **trust
+            )
         else:
             model, info = auto.from_pretrained(
                 name,
@@ -87,7 +91,7 @@ def load(source: Source, request: LoadRequest) -> LoadedModel:
         )
     store = None
     if request.stream:
-        store = store_of(model, files)
+        store = store_of(model, shards)
         real_buffers(model)
     loaded = LoadedModel(
         model=_ready(model),
@@ -96,12 +100,12 @@ def load(source: Source, request: LoadRequest) -> LoadedModel:
         processor=source.processor or _processor(name, source, optional=request.meta, **shared),
         base_model=source.text if directory is None else _named_base(directory),
         provenance={
-            "format": "safetensors",
+            "format": "packed" if packed else "safetensors",
             "architecture": type(model).__name__,
             "dtype": str(model.dtype).removeprefix("torch."),
             "revision": getattr(config, "_commit_hash", None) or request.revision,
             "config_sha256": _config_digest(directory, config),
-            "weights": describe_files(files),
+            "weights": describe_files([shard.file for shard in shards]),
             "transformers": transformers.__version__,
         },
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from torch import nn
 
 from atp_core.errors import ModelError
 from atp_core.loading import dtype_named, explained
+from atp_core.packed import Weights, from_packed, open_shards
 from atp_core.records import DataRequest, LoadedModel, LoadRequest, Source, Split
 from atp_core.streamable import hub_shards, real_buffers, store_of
-from atp_core.weights import describe_files, find_shards, read_header
+from atp_core.weights import describe_files
 
 from ._calibrate import default_samples, default_search_samples
 from ._inputs import is_encoder_decoder
@@ -42,6 +44,7 @@ class _Place:
         name: directory or hub name.
         gguf: name of the GGUF file in it.
         files: local files that hold weights.
+        shards: the same, where they are safetensors.
         base_model: hub name of the model.
         license: of the model, where it is known.
     """
@@ -49,8 +52,13 @@ class _Place:
     name: str
     gguf: str | None = None
     files: tuple[Path, ...] = ()
+    shards: Sequence[Weights] = ()
     base_model: str | None = None
     license: str | None = None
+
+    @property
+    def packed(self) -> bool:
+        return any(shard.packed for shard in self.shards)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -85,6 +93,17 @@ def load(source: Source, request: LoadRequest) -> LoadedModel:
         info: dict[str, Any] = {}
         if request.meta:
             model = _empty(auto, config, dtype, trust)
+        elif place.packed:
+            with quiet():
+                model, info = from_packed(
+                    auto,
+                    config,
+                    Path(place.name),
+                    place.shards,
+                    meta=request.stream,
+                    dtype=dtype,
+                    **trust,
+                )
         else:
             options = {**shared, **_dequantize(place), "dtype": dtype}
             with quiet():
@@ -105,7 +124,7 @@ def load(source: Source, request: LoadRequest) -> LoadedModel:
     _forget_quantization(model)
     store = None
     if request.stream:
-        store = store_of(model, place.files)
+        store = store_of(model, place.shards)
         real_buffers(model)
     loaded = LoadedModel(
         model=_ready(model),
@@ -170,17 +189,26 @@ def _find(source: Source, *, verify: bool) -> _Place:
         file, known = embedded_file(name), EMBEDDED[name]
         if verify:
             verify_gguf(file)
-        return _Place(str(file.parent), file.name, (file,), known.hub_name, known.license)
+        return _Place(
+            str(file.parent),
+            file.name,
+            (file,),
+            base_model=known.hub_name,
+            license=known.license,
+        )
     path = source.path
     if path is None:
         if not is_hub_id(source.text):
             raise ModelError(f"there is no file or directory {source.text!r}, and no hub model")
         return _Place(source.text, base_model=source.text)
     if path.is_dir() and (path / "config.json").is_file():
-        files = find_shards(path, _CONVERT) if verify else []
-        for file in files:
-            read_header(file)
-        return _Place(str(path), files=tuple(files), base_model=_named_base(path))
+        shards = open_shards(path, _CONVERT) if verify else []
+        return _Place(
+            str(path),
+            files=tuple(shard.file for shard in shards),
+            shards=shards,
+            base_model=_named_base(path),
+        )
     found = gguf_file(path)
     if found is not None:
         if verify:
@@ -206,7 +234,8 @@ def _with_files(place: _Place, source: Source, revision: str | None) -> _Place:
     if place.files:
         return place
     with explained(source.text, _remedy(place)):
-        return replace(place, files=tuple(hub_shards(place.name, revision)))
+        shards = hub_shards(place.name, revision)
+    return replace(place, files=tuple(shard.file for shard in shards), shards=shards)
 
 
 def _named_base(directory: Path) -> str | None:
@@ -311,7 +340,7 @@ def _provenance(
     local = Path(place.name) / "config.json"
     text = local.read_bytes() if local.is_file() else config.to_json_string().encode()
     return {
-        "format": "gguf" if place.gguf else "safetensors",
+        "format": "gguf" if place.gguf else "packed" if place.packed else "safetensors",
         "architecture": type(model).__name__,
         "dtype": str(model.dtype).removeprefix("torch."),
         "revision": getattr(config, "_commit_hash", None) or request.revision,

@@ -20,6 +20,7 @@ from torch import nn
 
 from atp_core.errors import ModelError
 from atp_core.loading import dtype_named, explained, meta_copy
+from atp_core.packed import Weights, open_weights
 from atp_core.records import LoadedModel, LoadRequest, Source
 from atp_core.weights import describe_files, read_header
 
@@ -232,9 +233,10 @@ _TOWERS = ("vision_cfg", "text_cfg")
 
 
 def _build(source: Source, place: _Place, request: LoadRequest) -> LoadedModel:
-    stored = {}
+    weights = None
     if place.weights is not None and not request.meta:
-        stored = {name: tensor.dtype for name, tensor in read_header(place.weights).items()}
+        weights = open_weights(place.weights)
+    stored = {} if weights is None else {n: one.dtype for n, one in weights.stored.items()}
     dtype = dtype_named(request.dtype)
     device = torch.device("meta" if request.meta else "cpu")
     hub = "Parts of it come from the Hugging Face hub: check the network" * _needs_hub(place.config)
@@ -252,11 +254,12 @@ def _build(source: Source, place: _Place, request: LoadRequest) -> LoadedModel:
                 **place.options,
             )
         model = model.to(dtype or working_dtype(stored.values()))
-        if place.weights is not None and not request.meta:
-            _fill(model, place.weights)
+        if weights is not None:
+            _fill(model, weights)
     facts = {**_facts(model), **place.facts}
     if place.weights is not None:
-        facts = {"format": "safetensors", **facts}
+        packed = weights is not None and weights.packed
+        facts = {"format": "packed" if packed else "safetensors", **facts}
         if stored:
             facts["weights"] = describe_files([place.weights])
     if request.revision is not None:
@@ -280,19 +283,23 @@ def _build(source: Source, place: _Place, request: LoadRequest) -> LoadedModel:
     )
 
 
-def _fill(model: nn.Module, weights: Path) -> None:
-    """Read the weights into the model.
+def _fill(model: nn.Module, weights: Weights) -> None:
+    """Read the weights into the model; packed ones have to have the names of its own.
 
     Raises:
         ModelError: some are missing, left over, or of another shape.
     """
     try:
-        keys: Any = open_clip.load_checkpoint(model, str(weights), strict=False)
+        keys: Any
+        if weights.packed:
+            keys = model.load_state_dict(weights.state_dict(), strict=False)
+        else:
+            keys = open_clip.load_checkpoint(model, str(weights.file), strict=False)
     except (RuntimeError, AssertionError, KeyError) as error:
         # torch lists the tensors of another shape on the lines after the first.
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(
-            f"{weights} does not fit the architecture: {lines[min(1, len(lines) - 1)].strip()}"
+            f"{weights.file} does not fit the architecture: {lines[min(1, len(lines) - 1)].strip()}"
         ) from error
     missing, unexpected = list(keys.missing_keys), list(keys.unexpected_keys)
     if missing or unexpected:
@@ -304,7 +311,7 @@ def _fill(model: nn.Module, weights: Path) -> None:
         )
         told = " and ".join(filter(None, (lacks, extra)))
         raise ModelError(
-            f"{weights} does not fit the architecture: it {told}; give the weights of this "
+            f"{weights.file} does not fit the architecture: it {told}; give the weights of this "
             "architecture"
         )
 

@@ -14,8 +14,9 @@ from torch import nn
 
 from atp_core.errors import ModelError
 from atp_core.loading import dtype_named, explained, meta_copy
+from atp_core.packed import from_packed, open_shards
 from atp_core.records import LoadedModel, LoadRequest, Source
-from atp_core.weights import describe_files, find_shards, read_header
+from atp_core.weights import describe_files
 
 from ._loading import short_dtype
 from ._quiet import quiet
@@ -34,9 +35,8 @@ def from_pretrained(source: Source, name: str, request: LoadRequest) -> LoadedMo
     """
     directory = Path(name)
     local = directory.is_dir()
-    files = find_shards(directory) if local and not request.meta else []
-    for file in files:
-        read_header(file)
+    shards = open_shards(directory) if local and not request.meta else []
+    packed = [shard for shard in shards if shard.packed]
     trust = {"trust_remote_code": True} if request.trust_remote_code else {}
     shared = {**trust, "revision": request.revision}
     hub = "" if local else "Check the name and the network, or give a directory"
@@ -49,6 +49,10 @@ def from_pretrained(source: Source, name: str, request: LoadRequest) -> LoadedMo
             dtype = asked or getattr(config, "dtype", None) or torch.float32
             with torch.device("meta"):
                 model: nn.Module = auto.from_config(config, dtype=dtype, **trust)
+        elif packed:
+            model, info = from_packed(
+                auto, config, directory, packed, dtype=asked or "auto", **trust
+            )
         else:
             model, info = auto.from_pretrained(
                 name,
@@ -75,11 +79,11 @@ def from_pretrained(source: Source, name: str, request: LoadRequest) -> LoadedMo
         processor=source.processor or _processor(name, **shared),
         base_model=None if local else name,
         provenance={
-            "format": "safetensors",
+            "format": "packed" if packed else "safetensors",
             **_facts(model),
             "revision": getattr(config, "_commit_hash", None) or request.revision,
             "config_sha256": hashlib.sha256(text).hexdigest(),
-            "weights": describe_files(files),
+            "weights": describe_files([shard.file for shard in shards]),
         },
         card={"library_name": "transformers"},
     )

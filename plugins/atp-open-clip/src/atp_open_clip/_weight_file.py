@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from atp_core.errors import ModelError
+from atp_core.packed import weights_file
 from atp_core.weights import refuse_pickles
 
 __all__ = ["weights_in"]
@@ -20,8 +21,9 @@ def weights_in(directory: Path) -> Path:
         ModelError: there is none, several without a known name, or only pickles.
     """
     for name in _NAMES:
-        if (directory / name).is_file():
-            return directory / name
+        found = weights_file(directory / name)
+        if found is not None:
+            return found
     files = sorted(directory.glob("*.safetensors"))
     if len(files) == 1:
         return files[0]

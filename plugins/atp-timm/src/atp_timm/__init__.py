@@ -21,6 +21,8 @@ from atp_core.records import (
     Recognition,
     Source,
     Split,
+    Workload,
+    WorkRequest,
 )
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "atp_locate",
     "atp_recognize",
     "atp_save",
+    "atp_workloads",
 ]
 
 ATP_HOOK_API = 1
@@ -78,6 +81,14 @@ def atp_evaluate(
     from ._evaluate import evaluate
 
     return evaluate(loaded, data, split, metrics)
+
+
+@hookimpl
+def atp_workloads(loaded: LoadedModel, request: WorkRequest) -> Sequence[Workload]:
+    """Images of random numbers."""
+    from ._workloads import workloads
+
+    return workloads(loaded, request)
 
 
 @hookimpl

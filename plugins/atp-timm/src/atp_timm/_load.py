@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,13 +16,14 @@ from torch import nn
 
 from atp_core.errors import ModelError, UnknownNameError, UsageError
 from atp_core.loading import dtype_named, explained, first_line, meta_copy
+from atp_core.packed import Weights, open_weights
 from atp_core.records import LoadedModel, LoadRequest, Source
-from atp_core.weights import describe_files, read_header
+from atp_core.weights import describe_files
 
 from ._digits import digits_directory, untrained
 from ._lite0 import ARCHITECTURE, LICENSE, lite0_file, lite0_weights
 from ._source import DIGITS, EMBEDDED, LITE0, Named, is_hub_layout, parse
-from ._weight_files import fill, find_weights, mismatch
+from ._weight_files import fill, find_weights, mismatch, shapes_in
 
 __all__ = ["CONFIG", "load", "on_meta"]
 
@@ -137,17 +138,17 @@ def _from_file(
     source: Source, name: str, file: Path, request: LoadRequest, base: str | None
 ) -> LoadedModel:
     """An architecture with the weights of a file; the file tells the number of classes."""
-    shapes = {name: tensor.shape for name, tensor in read_header(file).items()}
-    options = _classes_in(name, shapes)
+    weights = open_weights(file)
+    options = _classes_in(name, shapes_in(weights))
     model = _build(source, lambda: timm.create_model(name, **options), request.meta)
-    if not request.meta and not fill(model, file, shapes):
+    if not request.meta and not fill(model, weights):
         # Not under the names of the model: timm may know how to convert it.
         overlay = {"file": str(file)}
-        with _mismatch_told(model, file, shapes):
+        with _mismatch_told(model, weights):
             model = timm.create_model(
                 name, pretrained=True, pretrained_cfg_overlay=overlay, **options
             )
-    return LoadedModel(model, source, base_model=base, provenance=_provenance([file]))
+    return LoadedModel(model, source, base_model=base, provenance=_provenance([weights]))
 
 
 def _directory(source: Source, directory: Path, request: LoadRequest) -> LoadedModel:
@@ -157,18 +158,17 @@ def _directory(source: Source, directory: Path, request: LoadRequest) -> LoadedM
     _check_known(architecture)
     name = f"local-dir:{directory}"
     model = _build(source, lambda: timm.create_model(name), request.meta)
-    files = []
+    read = []
     if not request.meta:
-        file = find_weights(directory)
-        shapes = {name: tensor.shape for name, tensor in read_header(file).items()}
-        files = [file]
-        if not fill(model, file, shapes):
+        weights = open_weights(find_weights(directory))
+        read = [weights]
+        if not fill(model, weights):
             # With another number of classes timm would leave the output layer random.
             if getattr(model, "num_classes", None) != _config(model).get("num_classes"):
-                raise mismatch(model, file, shapes)
-            with _mismatch_told(model, file, shapes):
+                raise mismatch(model, weights)
+            with _mismatch_told(model, weights):
                 model = timm.create_model(name, pretrained=True)
-    loaded = LoadedModel(model, source, provenance=_provenance(files))
+    loaded = LoadedModel(model, source, provenance=_provenance(read))
     loaded.provenance["config_sha256"] = hashlib.sha256(text).hexdigest()
     loaded.cache[CONFIG] = text
     return loaded
@@ -180,10 +180,8 @@ def _lite0(source: Source, request: LoadRequest) -> LoadedModel:
         return LoadedModel(model, source, provenance={"format": "meta"})
     file = lite0_file()
     model.load_state_dict(lite0_weights(model, file))
-    loaded = LoadedModel(
-        model, source, base_model=f"timm/{ARCHITECTURE}.in1k", provenance=_provenance([file])
-    )
-    loaded.provenance["format"] = "pickle of known hash"
+    loaded = LoadedModel(model, source, base_model=f"timm/{ARCHITECTURE}.in1k")
+    loaded.provenance |= {"format": "pickle of known hash", "weights": describe_files([file])}
     loaded.card["license"] = LICENSE
     return loaded
 
@@ -258,13 +256,11 @@ def _classes_in(name: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, int]
 
 
 @contextlib.contextmanager
-def _mismatch_told(
-    model: nn.Module, file: Path, shapes: dict[str, tuple[int, ...]]
-) -> Iterator[None]:
+def _mismatch_told(model: nn.Module, weights: Weights) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, KeyError, AttributeError, TypeError, ValueError, IndexError) as error:
-        raise mismatch(model, file, shapes) from error
+        raise mismatch(model, weights) from error
 
 
 def _make_contiguous(model: nn.Module) -> None:
@@ -291,8 +287,9 @@ def _front_matter(loaded: LoadedModel) -> dict[str, Any]:
     return {**front, "license": known} if known else front
 
 
-def _provenance(files: list[Path]) -> dict[str, Any]:
+def _provenance(read: Sequence[Weights]) -> dict[str, Any]:
+    packed = any(weights.packed for weights in read)
     return {
-        "format": "safetensors" if files else "meta",
-        "weights": describe_files(files),
+        "format": ("packed" if packed else "safetensors") if read else "meta",
+        "weights": describe_files([weights.file for weights in read]),
     }

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import nn
 
 from atp_core.errors import ModelError
+from atp_core.packed import Weights, weights_file
 from atp_core.weights import refuse_pickles
 
-__all__ = ["fill", "find_weights", "mismatch"]
+__all__ = ["fill", "find_weights", "mismatch", "shapes_in"]
 
 
 def find_weights(directory: Path) -> Path:
@@ -21,31 +21,42 @@ def find_weights(directory: Path) -> Path:
     Raises:
         ModelError: there is none, or only a pickle.
     """
-    file = directory / "model.safetensors"
-    if file.is_file():
+    file = weights_file(directory / "model.safetensors")
+    if file is not None:
         return file
     refuse_pickles(directory)
     raise ModelError(f"{directory} has no weights: expected model.safetensors beside config.json")
 
 
-def fill(model: nn.Module, file: Path, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+def shapes_in(weights: Weights) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor of a file."""
+    return {name: tensor.shape for name, tensor in weights.stored.items()}
+
+
+def fill(model: nn.Module, weights: Weights) -> bool:
     """Load a file whose tensors are exactly those of `model`; False if they are not.
 
     The model takes on the dtype of the file.
+
+    Raises:
+        ModelError: they are not, and the file is packed, so that timm cannot convert it.
     """
-    if _difference(model, shapes) is not None:
+    if _difference(model, shapes_in(weights)) is not None:
+        if weights.packed:
+            raise mismatch(model, weights)
         return False
-    tensors = load_file(file)
+    tensors = weights.state_dict()
     other = any(tensors[name].dtype != value.dtype for name, value in model.state_dict().items())
     model.load_state_dict(tensors, strict=True, assign=other)
     return True
 
 
-def mismatch(model: nn.Module, file: Path, shapes: Mapping[str, tuple[int, ...]]) -> ModelError:
+def mismatch(model: nn.Module, weights: Weights) -> ModelError:
     """The error that tells what of a file does not fit."""
     return ModelError(
-        f"{file} does not fit {type(model).__name__}: {_difference(model, shapes)}; give the "
-        "weights of this architecture, or a directory whose config.json describes them"
+        f"{weights.file} does not fit {type(model).__name__}: "
+        f"{_difference(model, shapes_in(weights))}; give the weights of this "
+        "architecture, or a directory whose config.json describes them"
     )
 
 
