@@ -1,0 +1,74 @@
+"""The product as an operator of torch, for torch.compile, torch.export and autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._compute import compute
+from ._packed import Packed
+
+__all__ = ["sparse_linear"]
+
+
+@torch.library.custom_op(
+    "atp::sparse_linear",
+    mutates_args=(),
+    schema=(
+        "(Tensor x, Tensor masks, Tensor values, Tensor offsets, Tensor? scales, Tensor? bias, "
+        "Tensor? dense, int out_features, int[] plan) -> Tensor"
+    ),
+)
+def sparse_linear(
+    x: Tensor,
+    masks: Tensor,
+    values: Tensor,
+    offsets: Tensor,
+    scales: Tensor | None,
+    bias: Tensor | None,
+    dense: Tensor | None,
+    out_features: int,
+    plan: Sequence[int],
+) -> Tensor:
+    """`torch.ops.atp.sparse_linear`: see `compute`. Differentiable by `x` and `bias`."""
+    packed = Packed(masks, values, offsets, scales, out_features, x.shape[-1])
+    # A result that shares memory with an argument is not allowed here.
+    return compute(x, packed.struct(), values.dtype, bias, dense, tuple(plan))
+
+
+@sparse_linear.register_fake
+def _(
+    x: Tensor,
+    masks: Tensor,
+    values: Tensor,
+    offsets: Tensor,
+    scales: Tensor | None,
+    bias: Tensor | None,
+    dense: Tensor | None,
+    out_features: int,
+    plan: Sequence[int],
+) -> Tensor:
+    return x.new_empty((*x.shape[:-1], out_features))
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, masks, values, offsets, scales, _, _, out_features, _ = inputs
+    ctx.save_for_backward(masks, values, offsets, scales)
+    ctx.shape = out_features, x.shape[-1]
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of inputs and bias; the weights are fixed."""
+    of_x = of_bias = None
+    if ctx.needs_input_grad[0]:
+        weight = Packed(*ctx.saved_tensors, *ctx.shape).unpack(gradient.dtype)
+        of_x = gradient @ weight
+    if ctx.needs_input_grad[5]:
+        of_bias = gradient.reshape(-1, gradient.shape[-1]).sum(0)
+    return of_x, None, None, None, None, of_bias, None, None, None
+
+
+sparse_linear.register_autograd(_backward, setup_context=_setup)
