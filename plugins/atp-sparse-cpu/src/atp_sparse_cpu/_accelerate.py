@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from atp_core.errors import ModelError, UsageError
 
@@ -74,7 +74,7 @@ def accelerate(
     found = candidates(model)
     _warn_without_kernels()
     total = sum(each.weight.nbytes for each in found if not each.obstacle)
-    done: list[Candidate] = []
+    done: list[tuple[Candidate, Tensor | None]] = []
     layers: list[LayerReport] = []
     try:
         for candidate in found:
@@ -87,13 +87,17 @@ def accelerate(
                 layers.append(_left(candidate, sparsity, candidate.obstacle))
                 continue
             int8 = format == "int8"
+            # Rounded weights could not bring back what was there, so the dense ones stay until
+            # every layer is done.
+            weight = candidate.module._parameters["weight"]
+            original = weight.data if int8 and weight is not None else None
             report = _replace(candidate, sparsity, total, int8, tune, keep_dense == "auto")
             layers.append(report)
             if report.accelerated:
-                done.append(candidate)
+                done.append((candidate, original))
     except BaseException:
-        for candidate in done:
-            _put_back(candidate)
+        for candidate, original in done:
+            _put_back(candidate, original)
         raise
     return AccelerationReport(tuple(layers), runtime_info())
 
@@ -189,11 +193,14 @@ def _unfit(candidate: Candidate, sparsity: float, least: float, int8: bool) -> s
     return ""
 
 
-def _put_back(candidate: Candidate) -> None:
+def _put_back(candidate: Candidate, original: Tensor | None) -> None:
     for parent, name in candidate.slots:
         current = parent._modules[name]
         if isinstance(current, SparseLinear):
             parent._modules[name] = current.release()
+    weight = candidate.module._parameters["weight"]
+    if original is not None and weight is not None:
+        weight.data = original
 
 
 def _skipped(model: nn.Module, skip: Iterable[str]) -> set[str]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ._compute import compute
 from ._packed import Packed
 
-__all__ = ["sparse_linear"]
+__all__ = ["sparse_linear", "sparse_unpack"]
 
 
 @torch.library.custom_op(
@@ -40,18 +40,35 @@ def sparse_linear(
 
 
 @sparse_linear.register_fake
-def _(
-    x: Tensor,
+def _(x: Tensor, *rest: Any) -> Tensor:
+    return x.new_empty((*x.shape[:-1], rest[-2]))
+
+
+@torch.library.custom_op(
+    "atp::sparse_unpack",
+    mutates_args=(),
+    schema=(
+        "(Tensor masks, Tensor values, Tensor offsets, Tensor? scales, int rows, int columns, "
+        "ScalarType dtype) -> Tensor"
+    ),
+)
+def sparse_unpack(
     masks: Tensor,
     values: Tensor,
     offsets: Tensor,
     scales: Tensor | None,
-    bias: Tensor | None,
-    dense: Tensor | None,
-    out_features: int,
-    plan: Sequence[int],
+    rows: int,
+    columns: int,
+    dtype: torch.dtype,
 ) -> Tensor:
-    return x.new_empty((*x.shape[:-1], out_features))
+    """`torch.ops.atp.sparse_unpack`: see `Packed.unpack`. The backward pass needs it."""
+    return Packed(masks, values, offsets, scales, rows, columns).unpack(dtype)
+
+
+@sparse_unpack.register_fake
+def _(masks: Tensor, *rest: Any) -> Tensor:
+    rows, columns, dtype = rest[-3:]
+    return masks.new_empty((rows, columns), dtype=dtype)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -64,8 +81,7 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients of inputs and bias; the weights are fixed."""
     of_x = of_bias = None
     if ctx.needs_input_grad[0]:
-        weight = Packed(*ctx.saved_tensors, *ctx.shape).unpack(gradient.dtype)
-        of_x = gradient @ weight
+        of_x = gradient @ sparse_unpack(*ctx.saved_tensors, *ctx.shape, gradient.dtype)
     if ctx.needs_input_grad[5]:
         of_bias = gradient.reshape(-1, gradient.shape[-1]).sum(0)
     return of_x, None, None, None, None, of_bias, None, None, None
