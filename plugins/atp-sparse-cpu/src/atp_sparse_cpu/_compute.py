@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,14 +57,14 @@ def compute(
         return x.new_empty(shape)
     if rows.stride(-1) != 1 and rows.shape[-1] > 1:
         rows = rows.contiguous()
-    if way >= Path.UNPACK:
+    if way in (Path.UNPACK, Path.DENSE):
         return _unpacked(rows, struct, stored, bias).view(shape)
     found = library()
     if found is None:
         raise ModelError(f"packed weights cannot be computed with here: {unavailable()}")
     out = torch.empty(tokens, struct.n, dtype=x.dtype)
-    result = found.call.atp_linear(
-        way,
+    call = found.call.atp_spmm if way == Path.SPMM else partial(found.call.atp_linear, way)
+    result = call(
         ctypes.byref(struct),
         rows.data_ptr(),
         rows.stride(0),

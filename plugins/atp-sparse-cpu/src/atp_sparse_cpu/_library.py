@@ -46,6 +46,7 @@ class WEIGHT(ctypes.Structure):
 _SIGNATURES: dict[str, list[Any]] = {
     "atp_features": [],
     "atp_linear": [_INT, _PTR, _PTR, _I64, _I64, _PTR, _PTR, _INT, _INT],
+    "atp_spmm": [_PTR, _PTR, _I64, _I64, _PTR, _PTR, _INT, _INT],
     "atp_count": [_PTR, _I64, _I64, _INT, _PTR],
     "atp_pack": [_PTR, _I64, _I64, _INT, _PTR, _PTR],
     "atp_pack_int8": [_PTR, _I64, _I64, _PTR, _PTR, _PTR],

@@ -34,8 +34,9 @@ class SparseLinear(nn.Module):
     """`nn.Linear` for inference, with its weight as bit mask and nonzeros.
 
     Its `state_dict` has the keys of the dense layer, with the weight made dense, and takes them
-    back. Gradients flow to inputs and bias; the weight is fixed. Zero weights count as zeros:
-    zero times infinity is NaN, as in the dense layer.
+    back. Gradients flow to inputs and bias; the weight is fixed. NaN and infinity in inputs come
+    out as in the dense layer, but for one thing: the way "spmm" skips zero weights, so that an
+    infinite input that meets a zero gives nothing there and not NaN.
 
     Args:
         packed: the weight.

@@ -21,7 +21,7 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 IO = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """Codes of types in sparse.h."""
 
-_ROWS, _SLACK, _BLOCK8 = 4, 64, 128
+_ROWS, _SLACK, _BLOCK8 = 4, 128, 128
 _HUGE = 4 << 20  # bytes from which a stream asks for large pages
 
 
@@ -43,7 +43,7 @@ class Packed:
 
     Attributes:
         masks: int32 [groups, steps, 4], or int64 for int8 values.
-        values: the nonzeros and 64 bytes more; of the weight's type, or int8.
+        values: the nonzeros and 128 bytes more; of the weight's type, or int8.
         offsets: int64 [groups + 1].
         scales: bfloat16 [groups, blocks, 4] for int8 values, else None.
         rows: outputs.
@@ -151,7 +151,7 @@ def pack(weight: Tensor, *, int8: bool = False) -> Packed:
             dense.data_ptr(), rows, columns, width, masks.data_ptr(), values.data_ptr()
         )
         return Packed(masks, values, offsets, None, rows, columns)
-    masks = torch.zeros(groups, -(-columns // 64), _ROWS, dtype=torch.int64)
+    masks = torch.zeros(groups, 2 * -(-columns // _BLOCK8), _ROWS, dtype=torch.int64)
     scales = torch.zeros(groups, -(-columns // _BLOCK8), _ROWS, dtype=torch.bfloat16)
     call.atp_pack_int8(
         dense.data_ptr(), rows, columns, masks.data_ptr(), values.data_ptr(), scales.data_ptr()

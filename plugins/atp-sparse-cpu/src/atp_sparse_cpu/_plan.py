@@ -8,7 +8,16 @@ import torch
 
 from ._library import library
 
-__all__ = ["BUCKETS", "Path", "Plan", "bucket_of", "kernels_for", "name_of_bucket", "rule"]
+__all__ = [
+    "BUCKETS",
+    "Path",
+    "Plan",
+    "bucket_of",
+    "kernels_for",
+    "name_of_bucket",
+    "rule",
+    "ways_for",
+]
 
 
 class Path(IntEnum):
@@ -23,10 +32,14 @@ class Path(IntEnum):
     """Unpack some rows at a time, then `F.linear`."""
     DENSE = 6
     """`F.linear` with the dense weight, kept beside the packed one."""
+    SPMM = 7
+    """The kernel for many tokens that skips zeros."""
 
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Largest number of tokens of each bucket; the last one takes all above too."""
+
+_MANY = 16
 
 Plan = tuple[int, ...]
 """A `Path` a bucket."""
@@ -59,8 +72,23 @@ def kernels_for(stored: torch.dtype) -> list[Path]:
     return [Path.FP32]
 
 
-def rule(stored: torch.dtype) -> Plan:
-    """A plan without measuring: kernels for few tokens; for many too where they are float32's."""
+def ways_for(stored: torch.dtype, tokens: int) -> list[Path]:
+    """Ways on packed weights that are worth trying for a number of tokens."""
     ways = kernels_for(stored)
-    most = {torch.float32: BUCKETS[-1], torch.bfloat16: 64}.get(stored, 16)
-    return tuple(int(ways[0] if ways and top <= most else Path.UNPACK) for top in BUCKETS)
+    if tokens >= _MANY or not ways:
+        ways.append(Path.UNPACK)
+        if stored != torch.int8 and library() is not None:
+            ways.append(Path.SPMM)
+    return ways
+
+
+def rule(stored: torch.dtype) -> Plan:
+    """A plan without measuring.
+
+    For few tokens the kernel; for many what skips zeros, or a dense product of unpacked rows where
+    the processor multiplies this type faster than float32.
+    """
+    few = kernels_for(stored)
+    most = 64 if stored == torch.bfloat16 else _MANY
+    many = Path.SPMM if stored in (torch.float32, torch.float16) else Path.UNPACK
+    return tuple(int(few[0] if few and top <= most else many) for top in BUCKETS)

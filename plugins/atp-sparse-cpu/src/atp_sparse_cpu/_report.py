@@ -19,8 +19,9 @@ class LayerReport:
         sparsity: share of zeros.
         accelerated: whether it is packed now.
         ways: for each bucket of tokens ("1", "5-8", "129-") how it is computed: "bf16_dot",
-            "bf16_fma", "fp16", "fp32", "int8" are kernels on the packed weight, "unpack" is
-            `F.linear` on rows unpacked at a time, "dense" the dense weight that is kept.
+            "bf16_fma", "fp16", "fp32", "int8" are kernels that expand the packed weight, "spmm"
+            is one that skips its zeros, "unpack" is `F.linear` on rows unpacked at a time, "dense"
+            the dense weight that is kept.
         speedups: for each bucket, measured time of the dense layer over that of its way; empty
             where nothing was measured.
         reason: why it is as it is, e.g. why it stayed dense.

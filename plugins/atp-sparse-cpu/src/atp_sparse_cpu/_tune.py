@@ -19,7 +19,7 @@ from torch import Tensor
 from ._compute import compute
 from ._measured import Ratios, recall, remember
 from ._packed import Packed, pack
-from ._plan import BUCKETS, Path, Plan, kernels_for
+from ._plan import BUCKETS, Path, Plan, ways_for
 
 __all__ = ["TOLERANCE", "Choice", "choose", "measure"]
 
@@ -131,9 +131,6 @@ def _clone(packed: Packed) -> Packed:
 def _race(copies: _Copies, tokens: int, clock: Callable[[], float]) -> dict[str, float]:
     first = copies.dense[0]
     x = torch.randn(tokens, first.shape[1]).to(first.dtype)
-    ways = [*kernels_for(copies.stored)]
-    if tokens >= 16 or not ways:
-        ways.append(Path.UNPACK)
 
     def dense(turn: int) -> None:
         F.linear(x, copies.dense[turn % len(copies.dense)])
@@ -147,7 +144,7 @@ def _race(copies: _Copies, tokens: int, clock: Callable[[], float]) -> dict[str,
 
         return packed
 
-    runs = {way.name: run(way) for way in ways}
+    runs = {way.name: run(way) for way in ways_for(copies.stored, tokens)}
     dense(0)
     for packed_run in runs.values():
         packed_run(0)  # what a first call sets up is not the layer's time
@@ -160,6 +157,10 @@ def _race(copies: _Copies, tokens: int, clock: Callable[[], float]) -> dict[str,
             took = _timed(packed_run, turn, clock)
             spent += took
             ratios[name].append(own / max(took, 1e-9))
+        if turn == 1:
+            # What is far behind takes time and no longer matters.
+            lead = max(found[0] for found in ratios.values())
+            runs = {name: each for name, each in runs.items() if ratios[name][0] > lead / 2}
         if turn >= _LEAST and spent > _SECONDS * (1 + len(runs)):
             break
     return {name: float(statistics.median(found)) for name, found in ratios.items()}
