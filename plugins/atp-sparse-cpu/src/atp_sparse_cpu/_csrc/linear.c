@@ -9,9 +9,9 @@
 
 /* Inputs of one pass should stay in the second-level cache while all rows go by. */
 #ifndef ATP_PASS_BYTES
-#define ATP_PASS_BYTES (512 * 1024)
+#define ATP_PASS_BYTES (768 * 1024)
 #endif
-#define ATP_PASS_LEAST 48
+#define ATP_PASS_LEAST 24
 
 int atp_features(void) {
     int found = 0;
@@ -165,7 +165,8 @@ int atp_linear(int kernel, const atp_weight *w, const void *x, int64_t ldx, int6
                                             : ATP_FMA_TOKENS;
     int64_t pass = ATP_PASS_BYTES / (padded ? padded * width : 1);
     if (pass < ATP_PASS_LEAST) pass = ATP_PASS_LEAST;
-    if (pass > m) pass = m;
+    /* Passes of as equal size as can be. */
+    if (m) pass = atp_ceil(m, atp_ceil(m, pass));
     if (threads < 1) threads = 1;
 
     /* Read in place where type, order and length are right. */
