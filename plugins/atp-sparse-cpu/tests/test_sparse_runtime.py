@@ -60,8 +60,10 @@ def test_accelerates_with_given_weights_and_restores() -> None:
     runtime.check()
     done = runtime.accelerate(model, {"0.weight": weight})
     first, second = done.layers
-    assert (first.name, first.shape, first.bytes < first.dense_bytes) == ("0", (512, 512), True)
-    assert first.sparsity == pytest.approx(0.9, abs=0.01) and "fp32" in first.kernel
+    # What was measured decides the kernels, and whether the dense weight is kept besides.
+    assert (first.name, first.shape, first.dense_bytes) == ("0", (512, 512), 4 * 512**2)
+    assert first.sparsity == pytest.approx(0.9, abs=0.01) and first.bytes != first.dense_bytes
+    assert first.reason.startswith("packed") and first.kernel
     assert (second.kernel, second.reason) == ("dense", "sparsity 0.000 is below 0.4")
     assert isinstance(model[0], SparseLinear) and torch.equal(model[0].weight, weight)
     runtime.restore(model)

@@ -44,10 +44,10 @@ def accelerate(
         min_sparsity: smallest share of zeros that a layer is packed for, 0 to 1.
         format: "exact", or "int8": values rounded to 8 bits with one scale for 128 columns of a
             row. Lossy: `restore` then brings back the rounded weights.
-        tune: measure every shape of layer (some tenths of a second each, kept on disk) and take
+        tune: measure every shape of layer (about a second each, kept on disk) and take
             the fastest way for each number of tokens. Without it a rule is followed.
         keep_dense: "auto" keeps the dense weight too where, for some number of tokens, no packed
-            way comes within 5 % of the dense speed: never slower, but memory is saved only where
+            way comes within 3 % of the dense speed: no slower, but memory is saved only where
             no such number exists. "never" saves memory everywhere, and may be slower for many
             tokens at once. Has no effect without `tune`.
         skip: names of layers, or of modules around them, to leave alone.
