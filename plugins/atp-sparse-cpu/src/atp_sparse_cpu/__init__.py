@@ -1,33 +1,66 @@
-"""Sparse execution of pruned models on CPUs with AVX-512.
+"""CPU runtime for unstructured-sparse models: packed linear layers with kernels in C.
+
+::
 
     import atp_sparse_cpu
-    report = atp_sparse_cpu.accelerate(model)
 
-The kernels are C, compiled on first use and cached. Where they cannot be, layers stay dense and
-one warning says why.
+    report = atp_sparse_cpu.accelerate(model)   # in place
+    ...
+    atp_sparse_cpu.restore(model)
+
+torch is imported when something here is first used, so that discovery stays fast.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from ._accelerate import Layer, Report, accelerate, restore
-from ._module import SparseLinear
+from atp_core.hookspecs import hookimpl
+from atp_core.records import Offer
 
-__all__ = ["Layer", "Report", "SparseLinear", "accelerate", "restore", "runtime_info"]
+if TYPE_CHECKING:
+    from ._accelerate import accelerate, restore
+    from ._library import runtime_info
+    from ._linear import SparseLinear
+    from ._report import AccelerationReport, LayerReport
+
+__all__ = [
+    "ATP_HOOK_API",
+    "AccelerationReport",
+    "LayerReport",
+    "SparseLinear",
+    "accelerate",
+    "atp_runtimes",
+    "restore",
+    "runtime_info",
+]
+
+ATP_HOOK_API = 1
+"""Lowest version of the hook API that this plugin works with."""
+
+_HOMES = {
+    "AccelerationReport": "_report",
+    "LayerReport": "_report",
+    "SparseLinear": "_linear",
+    "accelerate": "_accelerate",
+    "restore": "_accelerate",
+    "runtime_info": "_library",
+}
 
 
-def runtime_info() -> Mapping[str, str]:
-    """What is live here: whether kernels run, where they are or why not, threads."""
-    import torch
+@hookimpl
+def atp_runtimes() -> Sequence[Offer]:
+    """The runtime "sparse-cpu"."""
+    return [
+        Offer(
+            "sparse-cpu", "atp_sparse_cpu._runtime:SparseCpu", "packed linear layers on the CPU"
+        )
+    ]
 
-    from ._library import kernels
 
-    found = kernels()
-    names = {1: "AVX-512 VBMI2", 2: "AVX-512 BF16", 4: "AVX-512 VNNI"}
-    return {
-        "kernels": "sparse" if found.library is not None else "dense",
-        "instructions": ", ".join(name for bit, name in names.items() if found.features & bit),
-        "why": found.reason,
-        "threads": str(torch.get_num_threads()),
-    }
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,189 +1,222 @@
-"""Replacing the linear layers of a model whose zeros pay, and putting them back."""
+"""Packing a model's linear layers in place, and undoing it."""
 
 from __future__ import annotations
 
 import warnings
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ._library import kernels
-from ._module import SparseLinear
-from ._tune import choose
-from ._weight import FORMATS, Format, pack, usable_kernel
+from atp_core.errors import ModelError, UsageError
 
-__all__ = ["Layer", "Report", "accelerate", "restore"]
+from ._candidates import Candidate, candidates
+from ._library import library, runtime_info, unavailable
+from ._linear import SparseLinear
+from ._packed import pack
+from ._plan import BUCKETS, Path, kernels_for, name_of_bucket, rule
+from ._report import AccelerationReport, LayerReport
+from ._tune import Choice, choose, measure
 
+__all__ = ["accelerate", "restore"]
 
-@dataclass(frozen=True)
-class Layer:
-    """What became of one linear layer.
-
-    Attributes:
-        name: in the model.
-        shape: (out_features, in_features).
-        sparsity: share of zeros.
-        kernel: "sparse", "sparse up to N rows", or "dense".
-        reason: why it stays dense; empty where it does not.
-        dense_bytes: of the weight before.
-        bytes: of the weight in all the forms it is held in now.
-    """
-
-    name: str
-    shape: tuple[int, int]
-    sparsity: float
-    kernel: str
-    reason: str
-    dense_bytes: int
-    bytes: int
-
-
-@dataclass(frozen=True)
-class Report:
-    """What `accelerate` did.
-
-    Attributes:
-        layers: every linear layer that was looked at.
-    """
-
-    layers: Sequence[Layer]
-
-    @property
-    def accelerated(self) -> int:
-        """How many layers run sparse."""
-        return sum(layer.kernel != "dense" for layer in self.layers)
-
-    @property
-    def dense_bytes(self) -> int:
-        """Bytes of all weights before."""
-        return sum(layer.dense_bytes for layer in self.layers)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of all weights now."""
-        return sum(layer.bytes for layer in self.layers)
+_warned = False
 
 
 def accelerate(
     model: nn.Module,
     *,
-    min_sparsity: float = 0.3,
-    form: Format = "exact",
+    min_sparsity: float = 0.4,
+    format: Literal["exact", "int8"] = "exact",
     tune: bool = True,
-    keep_dense: bool | None = None,
-) -> Report:
-    """Run the sparse linear layers of a model on sparse kernels, in place; for inference.
+    keep_dense: Literal["auto", "never"] = "auto",
+    skip: Iterable[str] = (),
+) -> AccelerationReport:
+    """Replace, in place, every linear layer whose zeros pay by a packed one.
 
-    A layer is replaced where enough of its weights are zero and, with `tune`, where a sparse kernel
-    is faster for some number of rows (tokens) on this machine. What stays dense is in the report
-    with the reason.
+    Weights keep their type, and every bit of them. Layers are left dense, and reported with the
+    reason, where they have too few zeros, where dense is faster, or where something else than
+    their own forward reads their weight. If this fails, the model is as it was before.
 
     Args:
-        model: on the CPU, of any architecture.
-        min_sparsity: share of zeros from which a layer is looked at.
-        form: "exact" computes with the weights as they are; "int8" rounds them, which is smaller.
-        tune: measure which kernel is the faster; without, the sparse one is always taken.
-        keep_dense: keep dense weights too, for inputs of many rows that they are faster for. None
-            keeps them where unpacking for each such call would cost more than 5 %; False never
-            does, for the least memory.
+        model: on the CPU.
+        min_sparsity: smallest share of zeros that a layer is packed for, 0 to 1.
+        format: "exact", or "int8": values rounded to 8 bits with one scale for 128 columns of a
+            row. Lossy: `restore` then brings back the rounded weights.
+        tune: measure every shape of layer (about a second each, kept on disk) and take
+            the fastest way for each number of tokens. Without it a rule is followed.
+        keep_dense: "auto" keeps the dense weight too where, for some number of tokens, no packed
+            way comes within 3 % of the dense speed: no slower, but memory is saved only where
+            no such number exists. "never" saves memory everywhere, and may be slower for many
+            tokens at once. Has no effect without `tune`.
+        skip: names of layers, or of modules around them, to leave alone.
+
+    Returns:
+        What became of each linear layer.
 
     Raises:
-        ValueError: `form` or `min_sparsity` is none.
+        UsageError: an argument is out of range, or `skip` names nothing.
+        ModelError: the model is a single linear layer, which cannot be replaced in place.
+        NumericalError: NaN or infinity where "int8" was asked for.
     """
-    if form not in FORMATS:
-        raise ValueError(f"form must be one of {', '.join(FORMATS)}, not {form!r}")
-    if not 0.0 <= min_sparsity <= 1.0:
-        raise ValueError(f"min_sparsity must be in [0, 1], not {min_sparsity}")
-    if kernels().library is None:
-        warnings.warn(
-            f"atp_sparse_cpu: layers stay dense, {kernels().reason}", RuntimeWarning, stacklevel=2
+    if not 0 <= min_sparsity <= 1:
+        raise UsageError(f"min_sparsity is {min_sparsity}; it must be between 0 and 1")
+    if format not in ("exact", "int8"):
+        raise UsageError(f'format is {format!r}; it must be "exact" or "int8"')
+    if keep_dense not in ("auto", "never"):
+        raise UsageError(f'keep_dense is {keep_dense!r}; it must be "auto" or "never"')
+    if isinstance(model, nn.Linear):
+        raise ModelError(
+            "a single nn.Linear cannot be replaced in place; use SparseLinear.from_linear"
         )
-    holders = _holders(model)
-    uses = Counter(
-        id(parameter)
-        for module in model.modules()
-        for parameter in module.parameters(recurse=False)
-    )
-    layers = []
-    for name, linear in list(model.named_modules()):
-        if not isinstance(linear, nn.Linear):
-            continue
-        weight = linear.weight
-        why = _unsuited(linear, form) or (
-            "its weight is shared with another module" if uses[id(weight)] > 1 else ""
-        )
-        shape = (linear.out_features, linear.in_features)
-        if weight.device.type == "meta":
-            layers.append(Layer(name, shape, 0.0, "dense", why, 0, 0))
-            continue
-        zeros = 1.0 - int(torch.count_nonzero(weight)) / max(weight.numel(), 1)
-        if not why and zeros < min_sparsity:
-            why = f"only {zeros:.0%} of its weights are zero"
-        replaced = None if why else _replace(linear, form, tune, keep_dense)
-        if replaced is None:
-            why = why or "the dense product is faster for every number of rows"
-            layers.append(Layer(name, shape, zeros, "dense", why, weight.nbytes, weight.nbytes))
-            continue
-        for parent, child in holders[id(linear)]:
-            setattr(parent, child, replaced)
-        kernel = "sparse" if replaced.most is None else f"sparse up to {replaced.most} rows"
-        layers.append(Layer(name, shape, zeros, kernel, "", weight.nbytes, replaced.nbytes))
-    return Report(tuple(layers))
+    skipped = _skipped(model, skip)
+    found = candidates(model)
+    _warn_without_kernels()
+    total = sum(each.weight.nbytes for each in found if not each.obstacle)
+    done: list[tuple[Candidate, Tensor | None]] = []
+    layers: list[LayerReport] = []
+    try:
+        for candidate in found:
+            if candidate.name in skipped:
+                candidate.obstacle = candidate.obstacle or "it was to be skipped"
+            sparsity = _sparsity(candidate)
+            if not candidate.obstacle:
+                candidate.obstacle = _unfit(candidate, sparsity, min_sparsity, format == "int8")
+            if candidate.obstacle:
+                layers.append(_left(candidate, sparsity, candidate.obstacle))
+                continue
+            int8 = format == "int8"
+            # Rounded weights could not bring back what was there, so the dense ones stay until
+            # every layer is done.
+            weight = candidate.module._parameters["weight"]
+            original = weight.data if int8 and weight is not None else None
+            report = _replace(candidate, sparsity, total, int8, tune, keep_dense == "auto")
+            layers.append(report)
+            if report.accelerated:
+                done.append((candidate, original))
+    except BaseException:
+        for candidate, original in done:
+            _put_back(candidate, original)
+        raise
+    return AccelerationReport(tuple(layers), runtime_info())
 
 
 def restore(model: nn.Module) -> int:
-    """Put dense layers back; their weights are bit for bit what they were, unless int8.
+    """Bring the dense layers back: the same modules and parameters, bit for bit.
+
+    What was packed as "int8" comes back rounded.
+
+    Args:
+        model: one that `accelerate` changed; another one stays as it is.
 
     Returns:
-        How many layers were put back.
+        The number of layers brought back.
     """
-    holders, count = _holders(model), 0
-    for module in list(model.modules()):
-        if isinstance(module, SparseLinear):
-            dense = module.dense()
-            for parent, child in holders[id(module)]:
-                setattr(parent, child, dense)
-            count += 1
-    return count
+    fresh: dict[int, nn.Module] = {}
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if isinstance(child, SparseLinear) and child.stands:
+                if id(child) not in fresh:
+                    fresh[id(child)] = child.release()
+                parent._modules[name] = fresh[id(child)]
+    return len(fresh)
 
 
 def _replace(
-    linear: nn.Linear, form: Format, tune: bool, keep_dense: bool | None
-) -> SparseLinear | None:
-    weight = linear.weight.detach()
-    packed = pack(weight, form)
-    if not tune:
-        return SparseLinear(linear, packed, most=None, keep_dense=False)
-    choice = choose(weight.contiguous(), packed)
-    if choice.most == 0:
-        return None
-    keep = choice.keep_dense if keep_dense is None else keep_dense
-    return SparseLinear(linear, packed, most=choice.most, keep_dense=keep)
+    candidate: Candidate, sparsity: float, total: int, int8: bool, tune: bool, keep: bool
+) -> LayerReport:
+    module, weight = candidate.module, candidate.weight.detach()
+    matrix = weight.contiguous()
+    packed = pack(matrix, int8=int8)
+    if tune:
+        ratios = measure(matrix, packed, model_bytes=total)
+        choice = choose(ratios, keep_dense=keep)
+    else:
+        choice = Choice(rule(packed.values.dtype), (), "packed, by rule")
+    if choice.plan is None:
+        return _left(candidate, sparsity, choice.reason)
+    bias = module._parameters.get("bias")
+    dense_bytes = weight.nbytes
+    sparse = SparseLinear(
+        packed, bias, weight.dtype, choice.plan, weight if Path.DENSE in choice.plan else None
+    )
+    sparse.stand_for(module, transposed=candidate.transposed)
+    for parent, name in candidate.slots:
+        parent._modules[name] = sparse
+    buckets = [name_of_bucket(index) for index in range(len(BUCKETS))]
+    return LayerReport(
+        candidate.name,
+        (packed.rows, packed.columns),
+        str(weight.dtype).removeprefix("torch."),
+        sparsity,
+        True,
+        choice.reason,
+        dense_bytes,
+        sparse.bytes,
+        {bucket: Path(way).name.lower() for bucket, way in zip(buckets, choice.plan, strict=True)},
+        dict(zip(buckets, choice.speedups, strict=False)),
+    )
 
 
-def _unsuited(linear: nn.Linear, form: Format) -> str:
-    """Why a layer cannot be replaced, whatever its zeros."""
-    if type(linear) is not nn.Linear:
-        return f"{type(linear).__name__} is computed by its owner, which reads the weight itself"
-    if linear.weight.device.type != "cpu":
-        return f"its weight is on {linear.weight.device}"
-    if linear.weight.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return f"its weight is {linear.weight.dtype}"
-    if linear._forward_hooks or linear._forward_pre_hooks:
-        return "it has forward hooks"
-    if usable_kernel(linear.weight.dtype, form) is None:
-        return kernels().reason if kernels().library is None else "this processor has no kernel"
+def _left(candidate: Candidate, sparsity: float, reason: str) -> LayerReport:
+    weight, module = candidate.weight, candidate.module
+    if isinstance(module, SparseLinear):
+        shape, kind = (module.out_features, module.in_features), module.dtype
+        dense_bytes, taken = shape[0] * shape[1] * kind.itemsize, module.bytes
+    else:
+        rows, columns = weight.shape
+        shape, kind = (rows, columns), weight.dtype
+        dense_bytes = taken = weight.numel() * weight.element_size()
+    name = str(kind).removeprefix("torch.")
+    return LayerReport(candidate.name, shape, name, sparsity, False, reason, dense_bytes, taken)
+
+
+def _sparsity(candidate: Candidate) -> float:
+    """Share of zeros; 0 where the values cannot be looked at."""
+    module, weight = candidate.module, candidate.weight
+    if isinstance(module, SparseLinear):
+        return module.sparsity
+    if weight.device.type == "meta" or weight.numel() == 0 or type(weight.data) is not torch.Tensor:
+        return 0.0
+    return 1 - int(torch.count_nonzero(weight.detach())) / weight.numel()
+
+
+def _unfit(candidate: Candidate, sparsity: float, least: float, int8: bool) -> str:
+    if sparsity < least:
+        return f"sparsity {sparsity:.3f} is below {least:g}"
+    if why := unavailable():
+        return f"no kernels: {why}"
+    stored = torch.int8 if int8 else candidate.weight.dtype
+    if not kernels_for(stored):
+        return f"this processor has no instructions for {str(stored).removeprefix('torch.')} values"
     return ""
 
 
-def _holders(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
-    """Of every module, whose attribute it is; a shared one has several."""
-    found: dict[int, list[tuple[nn.Module, str]]] = {}
-    for parent in model.modules():
-        for name, child in parent._modules.items():
-            if child is not None:
-                found.setdefault(id(child), []).append((parent, name))
+def _put_back(candidate: Candidate, original: Tensor | None) -> None:
+    for parent, name in candidate.slots:
+        current = parent._modules[name]
+        if isinstance(current, SparseLinear):
+            parent._modules[name] = current.release()
+    weight = candidate.module._parameters["weight"]
+    if original is not None and weight is not None:
+        weight.data = original
+
+
+def _skipped(model: nn.Module, skip: Iterable[str]) -> set[str]:
+    names = {name for name, _ in model.named_modules(remove_duplicate=False)}
+    found: set[str] = set()
+    for wanted in [skip] if isinstance(skip, str) else skip:
+        if wanted not in names:
+            raise UsageError(f"skip names {wanted!r}, and the model has no such module")
+        found |= {name for name in names if name == wanted or name.startswith(f"{wanted}.")}
     return found
+
+
+def _warn_without_kernels() -> None:
+    global _warned
+    if library() is None and not _warned:
+        _warned = True
+        warnings.warn(
+            f"sparse-cpu leaves all layers dense: {unavailable()}", RuntimeWarning, stacklevel=3
+        )

@@ -1,128 +1,175 @@
-"""Up to how many rows of input a sparse kernel is faster than the dense product, measured."""
+"""Measuring which way is fastest for a layer, for few tokens and for many.
+
+All ways of a bucket are timed in turn, so that what else the machine does meets all of them, and
+medians of paired ratios are taken. Weights are rotated through as many copies as the whole model
+has bytes: a layer that alone fits the cache would look faster than it is in its model.
+"""
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
-from typing import Final
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from ._library import cache_directory, kernels
-from ._weight import PackedWeight
+from ._compute import compute
+from ._measured import Ratios, recall, remember
+from ._packed import Packed, pack
+from ._plan import BUCKETS, Path, Plan, ways_for
 
-__all__ = ["Choice", "choose"]
+__all__ = ["TOLERANCE", "Choice", "choose", "measure"]
 
-ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-# A kernel is taken where it wins by more than measurements scatter.
-_MARGIN: Final = 0.97
-_COSTLY: Final = 1.05
-_ROUNDS: Final = 9
-_SECONDS: Final = 0.02
+TOLERANCE = 0.97
+"""A way with at least this much of the dense layer's speed counts as no slower.
+
+Nearer than the 5 % that are promised, as measuring is off by some per cent itself.
+"""
+
+_SECONDS = 0.02  # for one way of one bucket
+_LEAST, _MOST = 5, 25  # rounds
+_COLD_BYTES = 96 << 20
+_FEW_ROWS = 1024  # enough to judge products with many tokens by
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What suits one kind of layer.
+    """What was decided for a layer.
 
     Attributes:
-        most: rows up to which the sparse kernel wins, 0 for none; None for all that were tried.
-        keep_dense: whether making the weight dense for a call costs more than 5 % above that.
+        plan: the way of each bucket, or None to leave it dense.
+        speedups: of each bucket's way; empty where nothing was measured.
+        reason: in words.
     """
 
-    most: int | None
-    keep_dense: bool
+    plan: Plan | None
+    speedups: tuple[float, ...]
+    reason: str
 
 
-def choose(weight: torch.Tensor, packed: PackedWeight) -> Choice:
-    """Measure, or look up what was measured on this machine for such a layer.
+def choose(ratios: Ratios, *, keep_dense: bool) -> Choice:
+    """Decide from measured ratios.
 
     Args:
-        weight: dense, shape (out_features, in_features).
-        packed: the same.
+        ratios: for each bucket, the speed of each way relative to the dense layer.
+        keep_dense: whether the dense weight may stay in memory for buckets in which no packed way
+            comes within `TOLERANCE` of it.
     """
-    zeros = 1.0 - int(torch.count_nonzero(weight)) / weight.numel()
-    # Layers of about the same sparsity share a measurement.
-    key = "/".join(
-        str(part)
-        for part in (
-            kernels().key, _processor(), torch.__version__, torch.get_num_threads(), packed.kernel,
-            weight.dtype, *weight.shape, round(zeros * 20) / 20,
-        )
-    )  # fmt: skip
-    known = _read()
-    if key not in known:
-        known[key] = _measure(weight, packed)
-        _write(known)
-    return known[key]
+    best = [max(ways.items(), key=lambda item: item[1]) for ways in ratios]
+    fastest = max(ratio for _, ratio in best)
+    if fastest <= 1:
+        return Choice(None, (), f"dense is faster: packed {fastest:.2f}x at best")
+    plan: list[int] = []
+    speedups: list[float] = []
+    for name, ratio in best:
+        slow = ratio < TOLERANCE and keep_dense
+        plan.append(int(Path.DENSE if slow else Path[name]))
+        speedups.append(1.0 if slow else ratio)
+    kept = ", dense kept for some" if Path.DENSE in plan else ""
+    return Choice(tuple(plan), tuple(speedups), f"packed{kept}: {fastest:.2f}x at best")
 
 
-def _measure(weight: torch.Tensor, packed: PackedWeight) -> Choice:
-    most = 0
-    for rows in ROWS:
-        x = torch.randn(rows, weight.shape[1]).to(weight.dtype)
-        dense = partial(F.linear, x, weight)
-        if _ratio(partial(packed.product, x, None), dense) > _MARGIN:
-            return Choice(most, _ratio(partial(_unpacking, x, packed), dense) > _COSTLY)
-        most = rows
-    return Choice(None, False)
+def measure(weight: Tensor, packed: Packed, *, model_bytes: int) -> Ratios:
+    """Speed of every way for a weight, from the cache where one like it was measured before.
 
-
-def _unpacking(x: torch.Tensor, packed: PackedWeight) -> torch.Tensor:
-    return F.linear(x, packed.dense())
-
-
-def _ratio(one: Callable[[], object], other: Callable[[], object]) -> float:
-    """Median of paired ratios of the times of two calls, in turn."""
+    Args:
+        weight: dense, [out_features, in_features].
+        packed: the same.
+        model_bytes: of all dense weights that are read between two readings of this one.
+    """
+    stored, threads = packed.values.dtype, torch.get_num_threads()
+    zeros = 1 - int(packed.offsets[-1]) / max(weight.numel(), 1)
+    spread = min(model_bytes, _COLD_BYTES)
+    key = (
+        f"{weight.shape[0]}x{weight.shape[1]} {weight.dtype} {stored} "
+        f"s{round(zeros * 20) / 20:.2f} t{threads} w{max(spread, 1).bit_length()}"
+    )
+    if (known := recall(key, len(BUCKETS))) is not None:
+        return known
     with torch.inference_mode():
-        once = _seconds(one, 1) + _seconds(other, 1)
-        calls = max(1, int(_SECONDS / _ROUNDS / max(once, 1e-7)))
-        ratios = [_seconds(one, calls) / _seconds(other, calls) for _ in range(_ROUNDS)]
-    return statistics.median(ratios)
+        ratios = _measure(weight.detach(), packed, spread, threads)
+    remember(key, ratios)
+    return ratios
 
 
-def _seconds(call: Callable[[], object], times: int) -> float:
-    started = time.perf_counter()
-    for _ in range(times):
-        call()
-    return time.perf_counter() - started
+def _measure(weight: Tensor, packed: Packed, spread: int, threads: int) -> Ratios:
+    int8 = packed.values.dtype == torch.int8
+    few = weight[:_FEW_ROWS].contiguous()
+    full = _Copies(weight, packed, spread)
+    part = full if len(few) == len(weight) else _Copies(few, pack(few, int8=int8), spread)
+    # The clock of a thread leaves out the time that other programs take.
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    return [_race(part if top >= 32 else full, top, clock) for top in BUCKETS]
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return "unknown"
-    told = [line.partition(":")[2].strip() for line in lines if line.startswith("model")]
-    return " ".join(told[:2])
+class _Copies:
+    """A weight in several places, dense and packed."""
+
+    def __init__(self, weight: Tensor, packed: Packed, spread: int) -> None:
+        dense = max(1, -(-spread // max(weight.nbytes, 1)))
+        smaller = max(1, round(dense * weight.nbytes / max(packed.bytes, 1)))
+        # A packed model that outgrows the cache needs more copies to do so.
+        sparse = dense if spread < _COLD_BYTES else min(smaller, 4 * dense)
+        self.dense = [weight] + [weight.clone() for _ in range(min(dense, 512) - 1)]
+        self.packed = [packed] + [_clone(packed) for _ in range(min(sparse, 512) - 1)]
+        self.structs = [each.struct() for each in self.packed]
+        self.stored = packed.values.dtype
 
 
-def _file() -> Path:
-    return cache_directory() / "choices.json"
+def _clone(packed: Packed) -> Packed:
+    scales = packed.scales.clone() if packed.scales is not None else None
+    return Packed(
+        packed.masks.clone(),
+        packed.values.clone(),
+        packed.offsets.clone(),
+        scales,
+        packed.rows,
+        packed.columns,
+    )
 
 
-def _read() -> dict[str, Choice]:
-    try:
-        found = json.loads(_file().read_text("utf-8"))
-        return {key: Choice(**value) for key, value in found.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}  # measured anew
+def _race(copies: _Copies, tokens: int, clock: Callable[[], float]) -> dict[str, float]:
+    first = copies.dense[0]
+    x = torch.randn(tokens, first.shape[1]).to(first.dtype)
+
+    def dense(turn: int) -> None:
+        F.linear(x, copies.dense[turn % len(copies.dense)])
+
+    def run(way: Path) -> Callable[[int], None]:
+        plan = (int(way),) * len(BUCKETS)
+
+        def packed(turn: int) -> None:
+            struct = copies.structs[turn % len(copies.structs)]
+            compute(x, struct, copies.stored, None, None, plan)
+
+        return packed
+
+    runs = {way.name: run(way) for way in ways_for(copies.stored, tokens)}
+    dense(0)
+    for packed_run in runs.values():
+        packed_run(0)  # what a first call sets up is not the layer's time
+    ratios: dict[str, list[float]] = {name: [] for name in runs}
+    spent = 0.0
+    for turn in range(1, _MOST + 1):
+        own = _timed(dense, turn, clock)
+        spent += own
+        for name, packed_run in runs.items():
+            took = _timed(packed_run, turn, clock)
+            spent += took
+            ratios[name].append(own / max(took, 1e-9))
+        if turn == 1:
+            # What is far behind takes time and no longer matters.
+            lead = max(found[0] for found in ratios.values())
+            runs = {name: each for name, each in runs.items() if ratios[name][0] > lead / 2}
+        if turn >= _LEAST and spent > _SECONDS * (1 + len(runs)):
+            break
+    return {name: float(statistics.median(found)) for name, found in ratios.items()}
 
 
-def _write(known: dict[str, Choice]) -> None:
-    try:
-        _file().parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=_file().parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as opened:
-            json.dump({key: asdict(choice) for key, choice in known.items()}, opened, indent=1)
-        Path(name).replace(_file())
-    except OSError:
-        return  # a cache that cannot be kept costs a measurement the next time
+def _timed(run: Callable[[int], None], turn: int, clock: Callable[[], float]) -> float:
+    begin = clock()
+    run(turn)
+    return max(clock() - begin, 1e-9)

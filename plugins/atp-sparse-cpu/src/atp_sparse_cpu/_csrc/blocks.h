@@ -72,7 +72,7 @@ ATP_INLINE ATP_BASE __m512 float_half(int kernel, int half, __m512i raw, const f
         v += _mm_popcnt_u32(mask & 0xffff);
         mask >>= 16;
     }
-    return _mm512_maskz_expand_ps((__mmask16)mask, _mm512_loadu_ps(v));
+    return _mm512_castsi512_ps(atp_expand32(v, (__mmask16)mask));
 }
 
 /* Weights widened to float. x: [tokens][ldx] floats, in the order that float_half gives. */
@@ -93,7 +93,7 @@ ATP_INLINE ATP_BASE void fma_block(const int kernel, const atp_job *job, const f
         __m512i raw[ATP_ROWS];
         ATP_UNROLL for (int r = 0; r < ATP_ROWS; r++) {
             start[r] = v;
-            if (width == 2) raw[r] = atp_expand16((const uint16_t *)v, mask[r]);
+            if (width == 2) raw[r] = atp_expand16(v, mask[r]);
             v += (int64_t)_mm_popcnt_u32(mask[r]) * width;
         }
         ATP_UNROLL for (int half = 0; half < 2; half++) {
@@ -116,40 +116,44 @@ ATP_INLINE ATP_BASE void fma_block(const int kernel, const atp_job *job, const f
 ATP_INLINE ATP_VNNI void int8_block(const atp_job *job, const int16_t *x, const float *scales,
                                     int64_t ldx, int64_t token, const int tokens) {
     const atp_weight *w = job->w;
-    int64_t steps = atp_ceil(w->k, ATP_STEP8), blocks = atp_ceil(w->k, ATP_BLOCK8);
-    const uint64_t *mask = (const uint64_t *)w->masks + job->group * steps * ATP_ROWS;
+    const int64_t blocks = atp_ceil(w->k, ATP_BLOCK8);
+    const uint64_t *mask = (const uint64_t *)w->masks + job->group * blocks * 2 * ATP_ROWS;
     const uint16_t *factor = w->scales + job->group * blocks * ATP_ROWS;
     const int8_t *v = (const int8_t *)w->values + w->offsets[job->group];
     __m512 sums[ATP_ROWS][8];
     ATP_UNROLL for (int r = 0; r < ATP_ROWS; r++) ATP_UNROLL for (int t = 0; t < tokens; t++)
         sums[r][t] = _mm512_setzero_ps();
     for (int64_t b = 0; b < blocks; b++, x += ATP_BLOCK8, factor += ATP_ROWS) {
-        int second = 2 * b + 1 < steps;
         const int8_t *start[2][ATP_ROWS];
         uint64_t bits[2][ATP_ROWS];
         _mm_prefetch(v + ATP_AHEAD, _MM_HINT_T0);
         _mm_prefetch(v + ATP_AHEAD + 64, _MM_HINT_T0);
         _mm_prefetch(v + ATP_AHEAD + 128, _MM_HINT_T0);
         ATP_UNROLL for (int h = 0; h < 2; h++) ATP_UNROLL for (int r = 0; r < ATP_ROWS; r++) {
-            bits[h][r] = h == 0 || second ? mask[h * ATP_ROWS + r] : 0;
+            bits[h][r] = mask[h * ATP_ROWS + r];
             start[h][r] = v;
             v += _mm_popcnt_u64(bits[h][r]);
         }
         mask += 2 * ATP_ROWS;
         ATP_UNROLL for (int r = 0; r < ATP_ROWS; r++) {
+            /* Inputs are read anew for each row: kept, they would not leave registers for sums. */
+            __asm__("" ::: "memory");
             __m512i row[4];
             ATP_UNROLL for (int h = 0; h < 2; h++) {
-                __m512i q = _mm512_maskz_expand_epi8(bits[h][r],
-                                                     _mm512_loadu_si512(start[h][r]));
+                __m512i q = atp_expand8(start[h][r], bits[h][r]);
                 row[2 * h] = _mm512_cvtepi8_epi16(_mm512_castsi512_si256(q));
                 row[2 * h + 1] = _mm512_cvtepi8_epi16(_mm512_extracti64x4_epi64(q, 1));
             }
             float scale = atp_from_bf16(factor[r]);
             ATP_UNROLL for (int t = 0; t < tokens; t++) {
-                __m512i sum = _mm512_setzero_si512();
-                ATP_UNROLL for (int i = 0; i < 4; i++)
-                    sum = _mm512_dpwssd_epi32(sum, row[i],
-                                              _mm512_loadu_si512(x + t * ldx + 32 * i));
+                /* two chains of two: the latency of a step is several times its time */
+                const int16_t *in = x + t * ldx;
+                __m512i sum = _mm512_setzero_si512(), other = sum;
+                sum = _mm512_dpwssd_epi32(sum, row[0], _mm512_loadu_si512(in));
+                other = _mm512_dpwssd_epi32(other, row[1], _mm512_loadu_si512(in + 32));
+                sum = _mm512_dpwssd_epi32(sum, row[2], _mm512_loadu_si512(in + 64));
+                other = _mm512_dpwssd_epi32(other, row[3], _mm512_loadu_si512(in + 96));
+                sum = _mm512_add_epi32(sum, other);
                 __m512 both = _mm512_set1_ps(scale * scales[t * blocks + b]);
                 sums[r][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), both, sums[r][t]);
             }

@@ -9,9 +9,9 @@
 
 /* Inputs of one pass should stay in the second-level cache while all rows go by. */
 #ifndef ATP_PASS_BYTES
-#define ATP_PASS_BYTES (512 * 1024)
+#define ATP_PASS_BYTES (768 * 1024)
 #endif
-#define ATP_PASS_LEAST 48
+#define ATP_PASS_LEAST 24
 
 int atp_features(void) {
     int found = 0;
@@ -93,48 +93,54 @@ static ATP_BASE void prepare_int8(const void *x, int64_t k, int io, int16_t *out
 
 /* --- blocks of each size ---------------------------------------------------------------------- */
 
-#define CASES(BLOCK)                                             \
+#define CASES(BLOCK, MORE)                                       \
     switch (tokens) {                                            \
         case 1: BLOCK(1); break;                                 \
         case 2: BLOCK(2); break;                                 \
         case 3: BLOCK(3); break;                                 \
-        case 4: BLOCK(4); break;                                 \
-        case 5: BLOCK(5); break;                                 \
-        default: BLOCK(6); break;                                \
+        MORE(BLOCK)                                              \
+        default: BLOCK(4); break;                                \
     }
+
+#define UP_TO_4(BLOCK)
+#define UP_TO_5(BLOCK) \
+    case 5: BLOCK(5); break;
+#define UP_TO_6(BLOCK) \
+    UP_TO_5(BLOCK)     \
+    case 6: BLOCK(6); break;
 
 static ATP_BF16 void run_dot(const atp_job *job, const uint16_t *x, int64_t ldx, int64_t token,
                              int tokens) {
 #define BLOCK(T) dot_block(job, x, ldx, token, T)
-    CASES(BLOCK)
+    CASES(BLOCK, UP_TO_6)
 #undef BLOCK
 }
 
 static ATP_BASE void run_bf16(const atp_job *job, const float *x, int64_t ldx, int64_t token,
                               int tokens) {
 #define BLOCK(T) fma_block(ATP_BF16_FMA, job, x, ldx, token, T)
-    CASES(BLOCK)
+    CASES(BLOCK, UP_TO_5)
 #undef BLOCK
 }
 
 static ATP_BASE void run_fp16(const atp_job *job, const float *x, int64_t ldx, int64_t token,
                               int tokens) {
 #define BLOCK(T) fma_block(ATP_FP16, job, x, ldx, token, T)
-    CASES(BLOCK)
+    CASES(BLOCK, UP_TO_5)
 #undef BLOCK
 }
 
 static ATP_BASE void run_fp32(const atp_job *job, const float *x, int64_t ldx, int64_t token,
                               int tokens) {
 #define BLOCK(T) fma_block(ATP_FP32, job, x, ldx, token, T)
-    CASES(BLOCK)
+    CASES(BLOCK, UP_TO_5)
 #undef BLOCK
 }
 
 static ATP_VNNI void run_int8(const atp_job *job, const int16_t *x, const float *scales,
                               int64_t ldx, int64_t token, int tokens) {
 #define BLOCK(T) int8_block(job, x, scales, ldx, token, T)
-    CASES(BLOCK)
+    CASES(BLOCK, UP_TO_4)
 #undef BLOCK
 }
 
@@ -159,7 +165,8 @@ int atp_linear(int kernel, const atp_weight *w, const void *x, int64_t ldx, int6
                                             : ATP_FMA_TOKENS;
     int64_t pass = ATP_PASS_BYTES / (padded ? padded * width : 1);
     if (pass < ATP_PASS_LEAST) pass = ATP_PASS_LEAST;
-    if (pass > m) pass = m;
+    /* Passes of as equal size as can be. */
+    if (m) pass = atp_ceil(m, atp_ceil(m, pass));
     if (threads < 1) threads = 1;
 
     /* Read in place where type, order and length are right. */

@@ -78,8 +78,8 @@ static uint16_t scale_of(const float *w, int64_t columns) {
 /* Offsets are those of atp_count with width 4. */
 ATP_BASE int atp_pack_int8(const float *dense, int64_t n, int64_t k, void *masks, void *values,
                            uint16_t *scales) {
-    int64_t groups = atp_ceil(n, ATP_ROWS), steps = atp_ceil(k, ATP_STEP8);
-    int64_t blocks = atp_ceil(k, ATP_BLOCK8);
+    int64_t groups = atp_ceil(n, ATP_ROWS), blocks = atp_ceil(k, ATP_BLOCK8);
+    int64_t steps = 2 * blocks;
     uint64_t *mask = (uint64_t *)masks;
     int8_t *v = (int8_t *)values;
     for (int64_t g = 0; g < groups; g++) {
@@ -128,17 +128,14 @@ ATP_INLINE ATP_BASE void unpack_group(const atp_weight *w, int width, int64_t g,
             if (width == 2) {
                 if (wanted)
                     _mm512_mask_storeu_epi16((uint16_t *)dense + at, lanes,
-                                             atp_expand16((const uint16_t *)v, bits));
+                                             atp_expand16(v, bits));
             } else if (wanted) {
                 uint32_t *out = (uint32_t *)dense + at;
                 const char *second = v + 4 * _mm_popcnt_u32(bits & 0xffff);
-                _mm512_mask_storeu_epi32(
-                    out, (__mmask16)lanes,
-                    _mm512_maskz_expand_epi32((__mmask16)bits, _mm512_loadu_si512(v)));
-                _mm512_mask_storeu_epi32(
-                    out + 16, (__mmask16)(lanes >> 16),
-                    _mm512_maskz_expand_epi32((__mmask16)(bits >> 16),
-                                              _mm512_loadu_si512(second)));
+                _mm512_mask_storeu_epi32(out, (__mmask16)lanes,
+                                         atp_expand32(v, (__mmask16)bits));
+                _mm512_mask_storeu_epi32(out + 16, (__mmask16)(lanes >> 16),
+                                         atp_expand32(second, (__mmask16)(bits >> 16)));
             }
             v += (int64_t)_mm_popcnt_u32(bits) * width;
         }
@@ -161,13 +158,13 @@ ATP_BASE int atp_unpack(const atp_weight *w, int width, int64_t first, int64_t l
 
 static ATP_BASE void unpack_group_int8(const atp_weight *w, int io, int64_t g, int64_t first,
                                        int64_t last, void *dense) {
-    int64_t steps = atp_ceil(w->k, ATP_STEP8), blocks = atp_ceil(w->k, ATP_BLOCK8);
+    int64_t blocks = atp_ceil(w->k, ATP_BLOCK8), steps = 2 * blocks;
     const uint64_t *mask = (const uint64_t *)w->masks + g * steps * ATP_ROWS;
     const int8_t *v = (const int8_t *)w->values + w->offsets[g];
     for (int64_t s = 0; s < steps; s++)
         for (int r = 0; r < ATP_ROWS; r++, mask++) {
             int64_t row = g * ATP_ROWS + r, left = w->k - s * ATP_STEP8;
-            __m512i q = _mm512_maskz_expand_epi8(*mask, _mm512_loadu_si512(v));
+            __m512i q = atp_expand8(v, *mask);
             v += _mm_popcnt_u64(*mask);
             if (row < first || row >= last) continue;
             int64_t block = g * blocks + s * ATP_STEP8 / ATP_BLOCK8;

@@ -1,7 +1,7 @@
 /* Layout of packed weights, and what the kernels share.
  *
  * A weight of n rows (outputs) and k columns (inputs) is cut into groups of 4 rows and steps of 32
- * columns (64 for int8). Groups and columns that end early are filled up with zeros.
+ * columns (64 for int8, and an even number of steps). Groups and columns that end early are filled up with zeros.
  *
  *   masks    [groups][steps][4]   one bit a weight, bit i for column step * 32 + i
  *   values   one stream: for every group, step and row of the group, the values whose bits are set
@@ -19,7 +19,7 @@
 #define ATP_STEP 32
 #define ATP_STEP8 64
 #define ATP_BLOCK8 128
-#define ATP_SLACK 64
+#define ATP_SLACK 128
 
 /* Instruction sets, bits of atp_features(). */
 enum { ATP_EXPAND = 1, ATP_DOT_BF16 = 2, ATP_DOT_INT8 = 4 };
@@ -46,6 +46,8 @@ typedef struct {
 ATP_EXPORT int atp_features(void);
 ATP_EXPORT int atp_linear(int kernel, const atp_weight *w, const void *x, int64_t ldx, int64_t m,
                           const void *bias, void *y, int io, int threads);
+ATP_EXPORT int atp_spmm(const atp_weight *w, const void *x, int64_t ldx, int64_t m,
+                        const void *bias, void *y, int io, int threads);
 ATP_EXPORT int atp_count(const void *dense, int64_t n, int64_t k, int width, int64_t *offsets);
 ATP_EXPORT int atp_pack(const void *dense, int64_t n, int64_t k, int width, void *masks,
                         void *values);

@@ -86,9 +86,27 @@ ATP_INLINE ATP_BASE void atp_finish(__m128 sums, const void *bias, void *y, int6
     atp_store16(y, at, io, rows, v);
 }
 
+/* 64 bytes in a register. Compilers would make load and expansion one instruction, which is slower:
+ * it must not read the bytes it does not need. */
+ATP_INLINE ATP_BASE __m512i atp_load64(const void *p) {
+    __m512i v = _mm512_loadu_si512(p);
+    __asm__("" : "+v"(v));
+    return v;
+}
+
 /* 32 values of 16 bits. */
-ATP_INLINE ATP_BASE __m512i atp_expand16(const uint16_t *v, uint32_t mask) {
-    return _mm512_maskz_expand_epi16(mask, _mm512_loadu_si512(v));
+ATP_INLINE ATP_BASE __m512i atp_expand16(const void *v, uint32_t mask) {
+    return _mm512_maskz_expand_epi16(mask, atp_load64(v));
+}
+
+/* 16 values of 32 bits. */
+ATP_INLINE ATP_BASE __m512i atp_expand32(const void *v, __mmask16 mask) {
+    return _mm512_maskz_expand_epi32(mask, atp_load64(v));
+}
+
+/* 64 values of 8 bits. */
+ATP_INLINE ATP_BASE __m512i atp_expand8(const void *v, uint64_t mask) {
+    return _mm512_maskz_expand_epi8(mask, atp_load64(v));
 }
 
 #endif
