@@ -1,0 +1,121 @@
+"""Launches of the kernels: grids, and configurations that are tuned on the device.
+
+A configuration is tuned once for every shape, number of tokens and dtype, and only on a GPU; the
+interpreter takes the first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ._packed import SEGMENT
+
+__all__ = ["CONFIGS", "MOST_TOKENS", "Config", "launch_linear", "launch_unpack"]
+
+MOST_TOKENS = 16
+"""Tokens that `launch_linear` takes at most."""
+
+
+class Config(NamedTuple):
+    """Rows and mask bytes of a tile, and how many warps and pipeline stages work on it."""
+
+    rows: int
+    chunks: int
+    warps: int
+    stages: int = 2
+
+
+# 32 bytes of mask fill a warp. Few rows a program give many programs, which hides latency.
+CONFIGS: dict[str, tuple[Config, ...]] = {
+    "fma": (
+        Config(4, 32, 1), Config(8, 32, 2), Config(4, 64, 2), Config(2, 64, 1), Config(2, 128, 2),
+        Config(4, 128, 4), Config(8, 64, 4), Config(4, 32, 1, 3), Config(1, 128, 2),
+    ),
+    "dot": (
+        Config(16, 32, 4), Config(16, 32, 2), Config(32, 32, 4), Config(64, 32, 8),
+        Config(16, 32, 4, 3),
+    ),
+    "unpack": (Config(4, 64, 4), Config(8, 32, 4), Config(16, 32, 4), Config(4, 128, 4)),
+}  # fmt: skip
+"""What is tried for each kernel."""
+
+
+@functools.cache
+def _kernel(name: str) -> Callable[..., Any]:
+    """The kernel by name, taking (grid of a configuration, tensors, numbers, constants)."""
+    import triton
+
+    from . import _kernels
+
+    plain: Any = getattr(_kernels, f"{name}_kernel")
+    configs = CONFIGS[name]
+    if _kernels.INTERPRETED:
+        first = configs[0]
+        fixed = {"ROWS": first.rows, "CHUNKS": first.chunks}
+
+        def launch(grid: Any, *args: Any, **constants: Any) -> None:
+            plain[grid(fixed)](*args, **constants, **fixed, SEGMENT=SEGMENT, NATIVE=False)
+
+        return launch
+    tuned: Any = triton.autotune(
+        [
+            triton.Config(
+                {"ROWS": config.rows, "CHUNKS": config.chunks},
+                num_warps=config.warps,
+                num_stages=config.stages,
+            )
+            for config in configs
+        ],
+        key=["n", "k", "M"] if name != "unpack" else ["n", "k"],
+    )(plain)
+
+    def launch_tuned(grid: Any, *args: Any, **constants: Any) -> None:
+        tuned[grid](*args, **constants, SEGMENT=SEGMENT, NATIVE=True)
+
+    return launch_tuned
+
+
+def launch_linear(
+    x: Tensor, mask: Tensor, values: Tensor, offsets: Tensor, bias: Tensor | None, columns: int
+) -> Tensor:
+    """x [m, K] · Wᵀ + bias, m ≤ MOST_TOKENS, accumulated in float32; see `_ops.linear`."""
+    tokens, rows = x.shape[0], mask.shape[0]
+    y = x.new_empty(tokens, rows)
+    if y.numel() == 0:
+        return y
+    padded = max(1, 1 << (tokens - 1).bit_length())
+    # Tensor cores take 16 tokens at least.
+    name, padded = ("fma", padded) if padded <= 4 else ("dot", MOST_TOKENS)
+    with _device(x):
+        _kernel(name)(
+            lambda meta: (-(-rows // meta["ROWS"]),),
+            x.contiguous(), mask, values, offsets, bias if bias is not None else x, y,
+            tokens, rows, columns, mask.shape[1], offsets.shape[1],
+            HAS_BIAS=bias is not None, M=padded,
+        )  # fmt: skip
+    return y
+
+
+def launch_unpack(mask: Tensor, values: Tensor, offsets: Tensor, columns: int) -> Tensor:
+    """The dense weight [N, K], written in one pass."""
+    rows = mask.shape[0]
+    dense = values.new_empty(rows, columns)
+    if dense.numel() == 0:
+        return dense
+    with _device(values):
+        _kernel("unpack")(
+            lambda meta: (-(-rows // meta["ROWS"]), -(-mask.shape[1] * 4 // meta["CHUNKS"])),
+            mask, values, offsets, dense, rows, columns, mask.shape[1], offsets.shape[1],
+        )  # fmt: skip
+    return dense
+
+
+def _device(tensor: Tensor) -> Any:
+    """Triton launches on the current device: make it the tensor's."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()

@@ -1,0 +1,59 @@
+"""The runtime "sparse-gpu", as core asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["SparseGpuRuntime"]
+
+
+class SparseGpuRuntime:
+    """Runs pruned linear layers sparse on an NVIDIA GPU; see `accelerate`."""
+
+    name = "sparse-gpu"
+
+    def check(self) -> None:
+        """Make sure that it can run here.
+
+        Raises:
+            UsageError: it cannot; the message says why and what to do.
+        """
+        from ._platform import check
+
+        check()
+
+    def accelerate(self, model: nn.Module, weights: Mapping[str, Tensor] | None = None) -> Any:
+        """Accelerate `model` in place.
+
+        Returns:
+            core's `Acceleration`, a row for every `nn.Linear`.
+        """
+        from dataclasses import asdict
+        from importlib import import_module
+
+        from ._accelerate import accelerate
+
+        self.check()
+        core: Any = import_module("atp_core.runtime")
+        layers = []
+        for layer in accelerate(model, weights=weights).layers:
+            row = asdict(layer)
+            row["sparsity"] = layer.sparsity or 0.0
+            layers.append(core.AcceleratedLayer(**row))
+        return core.Acceleration(layers=tuple(layers))
+
+    def restore(self, model: nn.Module) -> None:
+        """Put the dense layers back, bit for bit."""
+        from ._accelerate import restore
+
+        restore(model)
+
+    def info(self) -> Mapping[str, str]:
+        """What is live: device, versions, kernels."""
+        from ._platform import runtime_info
+
+        return runtime_info()

@@ -1,0 +1,254 @@
+"""Whole models in Triton's interpreter. Run by test_interpreted.py, in a process of its own."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from atp_core.errors import ModelError, UsageError
+from atp_sparse_gpu import SparseLinear, accelerate, restore, runtime_info
+
+transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+
+
+def pruned_llama(dtype: torch.dtype = torch.float32, sparsity: float = 0.7) -> Any:
+    """A random Llama of two blocks, its projections pruned, sizes that fit no tile."""
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=61,
+        hidden_size=20,
+        intermediate_size=42,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=64,
+        attention_bias=True,
+        tie_word_embeddings=True,
+    )
+    model = transformers.LlamaForCausalLM(config).to(dtype).eval()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and name != "lm_head":
+            with torch.no_grad():
+                module.weight[torch.rand(module.weight.shape) < sparsity] = 0
+                if module.bias is not None:
+                    module.bias.normal_()
+    return model
+
+
+def bits(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("keep_dense", [True, False])
+@pytest.mark.parametrize("tokens", [1, 7, 30])
+def test_logits_are_the_dense_ones(keep_dense: bool, tokens: int) -> None:
+    model = pruned_llama()
+    batch = torch.randint(0, 61, (1, tokens))
+    with torch.no_grad():
+        dense = model(batch).logits
+        report = accelerate(model, keep_dense=keep_dense)
+        assert len(report.accelerated) == 14
+        sparse = model(batch).logits
+    torch.testing.assert_close(sparse, dense, rtol=1e-5, atol=1e-5)
+
+
+def test_generation_gives_the_same_tokens() -> None:
+    model = pruned_llama()
+    prompt = torch.randint(0, 61, (1, 5))
+    kept = {"max_new_tokens": 3, "do_sample": False, "pad_token_id": 0}
+    dense = model.generate(prompt, **kept)
+    accelerate(model)
+    assert torch.equal(model.generate(prompt, **kept), dense)
+
+
+@pytest.mark.parametrize("keep_dense", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_restored_bit_for_bit(dtype: torch.dtype, keep_dense: bool) -> None:
+    model = pruned_llama(dtype)
+    modules = {name: id(module) for name, module in model.named_modules()}
+    parameters = {name: id(parameter) for name, parameter in model.named_parameters()}
+    before = bits(model)
+    accelerate(model, keep_dense=keep_dense)
+    restore(model)
+    assert {name: id(module) for name, module in model.named_modules()} == modules
+    assert {name: id(parameter) for name, parameter in model.named_parameters()} == parameters
+    after = bits(model)
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("keep_dense", [True, False])
+def test_the_state_dict_is_the_dense_one(keep_dense: bool, tmp_path: Path) -> None:
+    model = pruned_llama()
+    before = bits(model)
+    accelerate(model, keep_dense=keep_dense)
+    after = model.state_dict()
+    assert sorted(after) == sorted(before)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    model.save_pretrained(tmp_path)
+    again = transformers.LlamaForCausalLM.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(again[name], before[name]) for name in before)
+
+
+def test_the_report_tells_of_every_layer() -> None:
+    model = pruned_llama()
+    report = accelerate(model, keep_dense=False)
+    assert [layer.name for layer in report.layers] == [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, SparseLinear))
+    ]
+    [head] = [layer for layer in report.layers if layer.name == "lm_head"]
+    assert head.kernel == "dense" and "tied" in head.reason and head.bytes == head.dense_bytes
+    [down] = [layer for layer in report.layers if layer.name.endswith("1.mlp.down_proj")]
+    assert down.shape == (20, 42) and down.sparsity == pytest.approx(0.7, abs=0.06)
+    assert down.kernel == "bitmask to 16, unpack above"
+    assert "interpreter" in down.reason
+    # 4 bytes a value; 2 words of mask and 1 offset a row.
+    assert down.bytes == round(20 * 42 * (1 - (down.sparsity or 0))) * 4 + 20 * (2 + 1) * 4
+    assert report.to_json()["bytes"] == sum(layer.bytes for layer in report.layers)
+
+
+class TestWhatStaysDense:
+    """Each with its reason."""
+
+    def reason(self, model: nn.Module) -> str:
+        [layer] = [r for r in accelerate(model).layers if r.kernel == "dense"]
+        return layer.reason
+
+    def layer(self, sparsity: float = 0.8) -> nn.Linear:
+        layer = nn.Linear(40, 40)
+        with torch.no_grad():
+            layer.weight[torch.rand(40, 40) < sparsity] = 0
+        return layer
+
+    def test_few_zeros(self) -> None:
+        assert "below 0.4" in self.reason(nn.Sequential(self.layer(0.1)))
+
+    def test_dtype(self) -> None:
+        assert "float64" in self.reason(nn.Sequential(self.layer().double()))
+
+    def test_hooks(self) -> None:
+        layer = self.layer()
+        layer.register_forward_hook(lambda *_: None)
+        assert "hooks" in self.reason(nn.Sequential(layer))
+
+    def test_subclass(self) -> None:
+        attention = nn.MultiheadAttention(40, 4)
+        assert "NonDynamicallyQuantizableLinear" in self.reason(attention)
+
+    def test_parametrized(self) -> None:
+        layer = nn.utils.parametrizations.weight_norm(self.layer())
+        assert "ParametrizedLinear" in self.reason(nn.Sequential(layer))
+
+    def test_meta(self) -> None:
+        assert "meta" in self.reason(nn.Sequential(self.layer().to("meta")))
+
+    def test_one_module_in_two_places(self) -> None:
+        layer = self.layer()
+        model = nn.ModuleList([nn.Sequential(layer), nn.Sequential(layer)])
+        assert "several places" in self.reason(model)
+
+
+def test_accelerating_twice_is_refused() -> None:
+    model = pruned_llama()
+    accelerate(model)
+    with pytest.raises(ModelError, match="restore"):
+        accelerate(model)
+
+
+def test_sparsity_is_a_share() -> None:
+    with pytest.raises(UsageError, match="share"):
+        accelerate(nn.Sequential(nn.Linear(4, 4)), min_sparsity=40)
+
+
+def test_weights_are_written_first() -> None:
+    model = pruned_llama()
+    other = copy.deepcopy(model)
+    name = "model.layers.0.mlp.up_proj.weight"
+    given = other.get_parameter(name).detach() * 2
+    accelerate(model, weights={name: given})
+    assert torch.equal(model.state_dict()[name], given)
+    restore(model)
+    with pytest.raises(ModelError, match="no parameter 'up'"):
+        accelerate(model, weights={"up": given})
+    with pytest.raises(ModelError, match=r"\[1, 1\]"):
+        accelerate(model, weights={name: torch.zeros(1, 1)})
+
+
+def test_loading_into_an_accelerated_model_is_refused() -> None:
+    model = pruned_llama()
+    state = bits(model)
+    accelerate(model)
+    with pytest.raises(RuntimeError, match="restore"):
+        model.load_state_dict(state)
+
+
+def test_casting() -> None:
+    model = pruned_llama()
+    wanted = bits(copy.deepcopy(model).to(torch.bfloat16))
+    accelerate(model, keep_dense=False)
+    with pytest.raises(ModelError, match="float64"):
+        copy.deepcopy(model).double()
+    model.to(torch.bfloat16)
+    found = bits(model)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    restore(model)
+    assert all(torch.equal(bits(model)[name], wanted[name]) for name in wanted)
+
+
+def test_gradients_reach_the_input() -> None:
+    layer = nn.Linear(40, 20)
+    with torch.no_grad():
+        layer.weight[torch.rand(20, 40) < 0.7] = 0
+    model = nn.Sequential(layer)
+    weight = layer.weight.detach().clone()
+    accelerate(model, keep_dense=False)
+    for tokens in (3, 20):
+        x = torch.randn(2, tokens, 40, requires_grad=True)
+        model(x).sum().backward()
+        assert x.grad is not None
+        torch.testing.assert_close(x.grad, weight.sum(0).expand_as(x))
+
+
+def test_weight_is_there_for_who_asks() -> None:
+    model = nn.Sequential(nn.Linear(40, 20))
+    with torch.no_grad():
+        model[0].weight[:, ::2] = 0
+    before = model[0].weight.detach().clone()
+    accelerate(model, keep_dense=False)
+    assert isinstance(model[0], SparseLinear)
+    assert torch.equal(model[0].weight, before)
+
+
+@pytest.mark.parametrize("keep_dense", [True, False])
+def test_torch_compile_sees_one_graph(keep_dense: bool) -> None:
+    model = pruned_llama().model.layers[0].mlp
+    x = torch.randn(1, 3, 20)
+    with torch.no_grad():
+        dense = model(x)
+        accelerate(model, keep_dense=keep_dense)
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+        torch.testing.assert_close(compiled(x), dense)
+        many = torch.randn(2, 20, 20)
+        torch.testing.assert_close(compiled(many), model(many))
+
+
+def test_torch_export_sees_the_operator() -> None:
+    layer = nn.Sequential(nn.Linear(40, 20))
+    with torch.no_grad():
+        layer[0].weight[:, ::2] = 0
+    accelerate(layer, keep_dense=False)
+    exported = torch.export.export(layer, (torch.randn(2, 40),))
+    assert "atp_sparse_gpu.linear" in exported.graph_module.code
+
+
+def test_info_says_that_this_is_no_gpu() -> None:
+    found = runtime_info()
+    assert "interpreter" in found["device"]
+    assert found["bitmask"] == "available"

@@ -1,0 +1,105 @@
+"""The kernels compile to machine code of real GPUs, here, where there is none.
+
+Triton brings NVIDIA's assembler. What this proves: the kernels are valid for these GPUs, and the
+configurations that are tried fit their registers. It proves no result and no speed.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from atp_sparse_gpu._launch import CONFIGS, MOST_TOKENS, Config
+from atp_sparse_gpu._packed import SEGMENT
+
+triton = pytest.importorskip("triton", reason="triton is not installed: none for this system")
+
+POINTERS = ("x", "values", "bias", "y", "dense")
+TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+
+
+def compiled(
+    name: str, config: Config, dtype: torch.dtype, capability: int, tokens: int, offsets: str
+) -> Any:
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from atp_sparse_gpu import _kernels
+
+    if _kernels.INTERPRETED:
+        pytest.skip("Triton's interpreter is on")
+    kernel: Any = getattr(_kernels, f"{name}_kernel")
+    constants = {
+        "HAS_BIAS": True, "M": tokens, "ROWS": config.rows, "CHUNKS": config.chunks,
+        "SEGMENT": SEGMENT, "NATIVE": True,
+    }  # fmt: skip
+    fixed = {"mask": "*i32", "offsets": f"*{offsets}"}
+    signature, aligned = {}, {}
+    for i, argument in enumerate(kernel.arg_names):
+        if argument in constants:
+            signature[argument] = "constexpr"
+            continue
+        other = f"*{TYPES[dtype]}" if argument in POINTERS else "i32"
+        signature[argument] = fixed.get(argument, other)
+        if argument != "tokens":
+            aligned[(i,)] = [["tt.divisibility", 16]]
+    used = {
+        (i,): constants[argument]
+        for i, argument in enumerate(kernel.arg_names)
+        if argument in constants
+    }
+    return triton.compile(
+        ASTSource(kernel, signature, used, aligned),
+        target=GPUTarget("cuda", capability, 32),
+        options={"num_warps": config.warps, "num_stages": config.stages},
+    )
+
+
+def spilled(cubin: bytes, directory: Path) -> bool:
+    """Whether the kernel keeps registers in memory, by NVIDIA's own tool."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    if not tool.exists():
+        pytest.skip("this triton brings no cuobjdump")
+    file = directory / "kernel.cubin"
+    file.write_bytes(cubin)
+    told = subprocess.run(
+        [tool, "-res-usage", file], capture_output=True, text=True, check=True
+    ).stdout
+    assert "REG:" in told, told
+    return "STACK:0" not in told
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_configuration_fits_the_registers(name: str, tmp_path: Path) -> None:
+    tokens = MOST_TOKENS if name == "dot" else 4
+    for config in CONFIGS[name]:
+        made = compiled(name, config, torch.bfloat16, 80, tokens, "i32")
+        assert not spilled(made.asm["cubin"], tmp_path), config
+
+
+@pytest.mark.parametrize("capability", [80, 89, 90, 100, 120])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_gpus(name: str, capability: int) -> None:
+    tokens = MOST_TOKENS if name == "dot" else 1
+    made = compiled(name, CONFIGS[name][0], torch.bfloat16, capability, tokens, "i32")
+    assert made.asm["cubin"]
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_dtypes_and_wide_offsets(name: str, dtype: torch.dtype) -> None:
+    tokens = MOST_TOKENS if name == "dot" else 2
+    made = compiled(name, CONFIGS[name][0], dtype, 90, tokens, "i64")
+    text = made.asm["ptx"]
+    assert "popc.b32" in text, "the popcount instruction is used"
+    assert ("mma." in text) == (name == "dot" and dtype != torch.float32)
