@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["check_kernels", "check_models"])
+@pytest.mark.parametrize("name", ["check_benchmark", "check_kernels", "check_models"])
 def test_interpreted(name: str) -> None:
     pytest.importorskip("triton", reason="triton is not installed: there is none for this system")
     # No plugins of pytest but ours: workers and random orders are the outer run's.

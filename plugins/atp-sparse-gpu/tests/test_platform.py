@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -109,3 +111,18 @@ def test_discovery_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_benchmark_says_that_it_needs_a_gpu() -> None:
+    script = Path(__file__).parents[3] / "benchmarks" / "sparse_gpu.py"
+    if not script.exists():
+        pytest.skip("the benchmarks are not here")
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("error: benchmarks/sparse_gpu.py measures on an NVIDIA GPU")

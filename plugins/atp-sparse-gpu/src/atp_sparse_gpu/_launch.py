@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from atp_core.errors import ModelError
+
 from ._packed import SEGMENT
 
 __all__ = ["CONFIGS", "MOST_TOKENS", "Config", "launch_linear", "launch_unpack"]
@@ -84,8 +86,24 @@ def _kernel(name: str) -> Callable[..., Any]:
 def launch_linear(
     x: Tensor, mask: Tensor, values: Tensor, offsets: Tensor, bias: Tensor | None, columns: int
 ) -> Tensor:
-    """x [m, K] · Wᵀ + bias, m ≤ MOST_TOKENS, accumulated in float32; see `_ops.linear`."""
+    """x [m, K] · Wᵀ + bias, m ≤ MOST_TOKENS, accumulated in float32; see `_ops.linear`.
+
+    Raises:
+        ModelError: shapes, dtypes or devices do not go together. A kernel would not notice.
+    """
+    _verify(mask, values, offsets, columns)
     tokens, rows = x.shape[0], mask.shape[0]
+    if x.dim() != 2 or x.shape[1] != columns or tokens > MOST_TOKENS:
+        raise ModelError(
+            f"the sparse product takes up to {MOST_TOKENS} × {columns} inputs, not {list(x.shape)}"
+        )
+    if x.dtype != values.dtype or x.device != values.device:
+        raise ModelError(
+            f"inputs are {x.dtype} on {x.device}, and packed weights {values.dtype} on "
+            f"{values.device}: cast or move the inputs"
+        )
+    if bias is not None and (bias.shape != (rows,) or bias.device != x.device):
+        raise ModelError(f"a bias of {list(bias.shape)} on {bias.device} does not fit {rows} rows")
     y = x.new_empty(tokens, rows)
     if y.numel() == 0:
         return y
@@ -103,7 +121,12 @@ def launch_linear(
 
 
 def launch_unpack(mask: Tensor, values: Tensor, offsets: Tensor, columns: int) -> Tensor:
-    """The dense weight [N, K], written in one pass."""
+    """The dense weight [N, K], written in one pass.
+
+    Raises:
+        ModelError: the parts do not belong together.
+    """
+    _verify(mask, values, offsets, columns)
     rows = mask.shape[0]
     dense = values.new_empty(rows, columns)
     if dense.numel() == 0:
@@ -114,6 +137,24 @@ def launch_unpack(mask: Tensor, values: Tensor, offsets: Tensor, columns: int) -
             mask, values, offsets, dense, rows, columns, mask.shape[1], offsets.shape[1],
         )  # fmt: skip
     return dense
+
+
+def _verify(mask: Tensor, values: Tensor, offsets: Tensor, columns: int) -> None:
+    """Make sure that a kernel reads nothing but these tensors."""
+    words, segments = -(-columns // 32), -(-columns // SEGMENT)
+    right = (
+        mask.dim() == 2 and offsets.shape == (mask.shape[0], segments)
+        and mask.shape[1] == words and mask.dtype == torch.int32
+        and offsets.dtype in (torch.int32, torch.int64)
+        and mask.device == values.device == offsets.device
+        and mask.is_contiguous() and values.is_contiguous() and offsets.is_contiguous()
+    )  # fmt: skip
+    if not right:
+        raise ModelError(
+            f"these are not the parts of one packed weight of {columns} columns: mask "
+            f"{list(mask.shape)} {mask.dtype}, offsets {list(offsets.shape)} {offsets.dtype}, on "
+            f"{mask.device}, {values.device} and {offsets.device}: pack the weight again"
+        )
 
 
 def _device(tensor: Tensor) -> Any:

@@ -63,7 +63,16 @@ class SparseLinear(nn.Module):
         return Formats(self._parameters.get("weight"), packed, self.semi)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [..., in_features] · Wᵀ + bias, [..., out_features]."""
+        """x [..., in_features] · Wᵀ + bias, [..., out_features].
+
+        Raises:
+            ModelError: the last dimension or the dtype of `x` is not that of the layer. Under
+                autocast the dtype of `x` gives way, and the result has that of the weight.
+        """
+        if x.shape[-1] != self.in_features:
+            raise ModelError(
+                f"a layer of {self.in_features} inputs was given {list(x.shape)}"
+            )
         tokens = x.reshape(-1, self.in_features)
         y = product(self.plan.route(tokens.shape[0]), tokens, self.formats, self.bias)
         return y.view(*x.shape[:-1], self.out_features)

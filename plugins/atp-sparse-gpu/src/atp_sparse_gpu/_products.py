@@ -46,7 +46,9 @@ def product(route: Route, x: Tensor, formats: Formats, bias: Tensor | None) -> T
     packed = formats.packed
     assert packed is not None
     if route == "bitmask":
+        if x.dtype != packed.values.dtype and torch.is_autocast_enabled(x.device.type):
+            x = x.to(packed.values.dtype)
         y: Tensor = linear(x, packed.mask, packed.values, packed.offsets, bias, packed.shape[1])
         return y
     dense: Tensor = unpack_op(packed.mask, packed.values, packed.offsets, packed.shape[1])
-    return torch.nn.functional.linear(x, dense, bias)
+    return functional.linear(x, dense, bias)

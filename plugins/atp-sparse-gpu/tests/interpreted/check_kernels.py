@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 import atp_sparse_gpu._launch as launching
+from atp_core.errors import ModelError
 from atp_sparse_gpu import PackedWeight, pack, unpack
 from atp_sparse_gpu._kernels import INTERPRETED
 from atp_sparse_gpu._launch import CONFIGS, Config
@@ -174,3 +175,39 @@ def test_operators_keep_the_rules_of_torch() -> None:
 def test_kernel_and_torch_agree_on_the_layout() -> None:
     packed = pack(weight_of(31, 777, 0.35, torch.bfloat16))
     assert torch.equal(unpack(packed), unpacked(packed))
+
+
+def parts() -> list[torch.Tensor]:
+    packed = pack(weight_of(12, 300, 0.4, torch.float32))
+    return [packed.mask, packed.values, packed.offsets]
+
+
+@pytest.mark.parametrize(
+    ("x", "bias", "why"),
+    [
+        (torch.zeros(2, 301), None, r"up to 16 × 300 inputs, not \[2, 301\]"),
+        (torch.zeros(17, 300), None, r"not \[17, 300\]"),
+        (torch.zeros(300), None, r"not \[300\]"),
+        (torch.zeros(2, 300, dtype=torch.float16), None, "float16"),
+        (torch.zeros(2, 300), torch.zeros(11), "does not fit 12 rows"),
+    ],
+    ids=["columns", "tokens", "dimensions", "dtype", "bias"],
+)
+def test_inputs_that_do_not_fit(x: torch.Tensor, bias: torch.Tensor | None, why: str) -> None:
+    with pytest.raises(ModelError, match=why):
+        linear(x, *parts(), bias, 300)
+
+
+def test_parts_that_do_not_fit() -> None:
+    """A kernel that was given these would read past their ends."""
+    mask, values, offsets = parts()
+    for wrong in (
+        (mask, values, offsets, 400),
+        (mask[:, :-1].contiguous(), values, offsets, 300),
+        (mask.long(), values, offsets, 300),
+        (mask, values, offsets[:5], 300),
+        (mask, values, offsets.float(), 300),
+        (mask.t().contiguous().t(), values, offsets, 300),
+    ):
+        with pytest.raises(ModelError, match="pack the weight again"):
+            unpack_op(*wrong)

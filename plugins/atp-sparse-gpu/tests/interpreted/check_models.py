@@ -40,6 +40,13 @@ def pruned_llama(dtype: torch.dtype = torch.float32, sparsity: float = 0.7) -> A
     return model
 
 
+def halved_layer() -> nn.Sequential:
+    model = nn.Sequential(nn.Linear(40, 20))
+    with torch.no_grad():
+        model[0].weight[:, ::2] = 0
+    return model
+
+
 def bits(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
@@ -217,9 +224,7 @@ def test_gradients_reach_the_input() -> None:
 
 
 def test_weight_is_there_for_who_asks() -> None:
-    model = nn.Sequential(nn.Linear(40, 20))
-    with torch.no_grad():
-        model[0].weight[:, ::2] = 0
+    model = halved_layer()
     before = model[0].weight.detach().clone()
     accelerate(model, keep_dense=False)
     assert isinstance(model[0], SparseLinear)
@@ -240,11 +245,9 @@ def test_torch_compile_sees_one_graph(keep_dense: bool) -> None:
 
 
 def test_torch_export_sees_the_operator() -> None:
-    layer = nn.Sequential(nn.Linear(40, 20))
-    with torch.no_grad():
-        layer[0].weight[:, ::2] = 0
-    accelerate(layer, keep_dense=False)
-    exported = torch.export.export(layer, (torch.randn(2, 40),))
+    model = halved_layer()
+    accelerate(model, keep_dense=False)
+    exported = torch.export.export(model, (torch.randn(2, 40),))
     assert "atp_sparse_gpu.linear" in exported.graph_module.code
 
 
@@ -252,3 +255,38 @@ def test_info_says_that_this_is_no_gpu() -> None:
     found = runtime_info()
     assert "interpreter" in found["device"]
     assert found["bitmask"] == "available"
+
+
+@pytest.mark.parametrize("shape", [(40,), (3, 40), (2, 0, 40), (2, 3, 40), (2, 3, 4, 40)])
+@pytest.mark.parametrize("keep_dense", [True, False])
+def test_any_leading_dimensions(shape: tuple[int, ...], keep_dense: bool) -> None:
+    model = halved_layer()
+    x = torch.randn(shape)
+    dense = model(x)
+    accelerate(model, keep_dense=keep_dense)
+    torch.testing.assert_close(model(x), dense)
+
+
+def test_inputs_of_another_size_are_refused() -> None:
+    model = halved_layer()
+    accelerate(model)
+    with pytest.raises(ModelError, match="40 inputs"):
+        model(torch.randn(3, 80))
+
+
+def test_inputs_of_another_dtype() -> None:
+    """Refused as a dense layer refuses them; cast under autocast."""
+    model = halved_layer().to(torch.bfloat16)
+    x = torch.randn(3, 40)
+    expected = model(x.to(torch.bfloat16))
+    accelerate(model)
+    with pytest.raises(ModelError, match="cast or move"):
+        model(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(model(x), expected, rtol=2e-2, atol=2e-2)
+
+
+def test_it_prints_its_routes() -> None:
+    model = halved_layer()
+    accelerate(model)
+    assert "routes=bitmask to 16, dense above" in repr(model)
