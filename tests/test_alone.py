@@ -22,6 +22,7 @@ FOREIGN = {
     "atp-timm": ["gguf", "open_clip", "transformers"],
     "atp-open-clip": ["gguf"],
     "atp-llava": ["gguf", "open_clip", "timm"],
+    "atp-sparse-gpu": ["gguf", "open_clip", "timm", "transformers"],
 }
 
 CHECK = """

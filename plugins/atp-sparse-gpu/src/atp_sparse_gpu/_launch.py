@@ -18,7 +18,7 @@ from atp_core.errors import ModelError
 
 from ._packed import SEGMENT
 
-__all__ = ["CONFIGS", "MOST_TOKENS", "Config", "launch_linear", "launch_unpack"]
+__all__ = ["CONFIGS", "MOST_TOKENS", "Config", "launch_linear", "launch_unpack", "on_device"]
 
 MOST_TOKENS = 16
 """Tokens that `launch_linear` takes at most."""
@@ -110,7 +110,7 @@ def launch_linear(
     padded = max(1, 1 << (tokens - 1).bit_length())
     # Tensor cores take 16 tokens at least.
     name, padded = ("fma", padded) if padded <= 4 else ("dot", MOST_TOKENS)
-    with _device(x):
+    with on_device(x):
         _kernel(name)(
             lambda meta: (-(-rows // meta["ROWS"]),),
             x.contiguous(), mask, values, offsets, bias if bias is not None else x, y,
@@ -131,7 +131,7 @@ def launch_unpack(mask: Tensor, values: Tensor, offsets: Tensor, columns: int) -
     dense = values.new_empty(rows, columns)
     if dense.numel() == 0:
         return dense
-    with _device(values):
+    with on_device(values):
         _kernel("unpack")(
             lambda meta: (-(-rows // meta["ROWS"]), -(-mask.shape[1] * 4 // meta["CHUNKS"])),
             mask, values, offsets, dense, rows, columns, mask.shape[1], offsets.shape[1],
@@ -157,6 +157,6 @@ def _verify(mask: Tensor, values: Tensor, offsets: Tensor, columns: int) -> None
         )
 
 
-def _device(tensor: Tensor) -> Any:
-    """Triton launches on the current device: make it the tensor's."""
+def on_device(tensor: Tensor) -> Any:
+    """Makes the tensor's the current device, where Triton launches and events are recorded."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()

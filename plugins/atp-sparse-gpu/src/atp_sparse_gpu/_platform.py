@@ -39,6 +39,8 @@ def semi_structured_problem() -> str | None:
         return "2:4 products are of NVIDIA GPUs"
     if torch.cuda.get_device_capability() < (8, 0):
         return f"2:4 products need compute capability 8.0, {torch.cuda.get_device_name()} has less"
+    if not torch.backends.cusparselt.is_available():
+        return f"torch {torch.__version__} is built without cuSPARSELt, which 2:4 products need"
     return None
 
 

@@ -1,8 +1,8 @@
 """Weights of 2:4 pattern: at most two nonzeros in every four columns of a row.
 
 torch runs them on the sparse tensor cores of NVIDIA GPUs of compute capability 8.0 and later,
-through cuSPARSELt or CUTLASS. Only what has the pattern already is converted: nothing is pruned
-here.
+through cuSPARSELt (or CUTLASS, where a program forces it). Only what has the pattern already is
+converted: nothing is pruned here.
 """
 
 from __future__ import annotations

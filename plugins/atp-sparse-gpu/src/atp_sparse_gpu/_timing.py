@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ._choose import Route, interleaved
+from ._launch import on_device
 from ._products import Formats, product
 
 __all__ = ["stopwatch", "times_of"]
@@ -39,7 +40,7 @@ def times_of(
     """Measures routes of one layer, as `_choose.measured_plan` asks for them."""
     assert formats.dense is not None
     dense = formats.dense
-    with torch.cuda.device(dense.device):
+    with on_device(dense):
         clock = stopwatch(dense.device)
 
     def times(tokens: int, routes: Sequence[Route]) -> Mapping[Route, float]:
@@ -48,7 +49,7 @@ def times_of(
         def timed(route: Route) -> Callable[[], float]:
             return lambda: clock(lambda: product(route, x, formats, bias))
 
-        with torch.cuda.device(dense.device), torch.no_grad():
+        with on_device(dense), torch.no_grad():
             return interleaved({route: timed(route) for route in routes})
 
     return times

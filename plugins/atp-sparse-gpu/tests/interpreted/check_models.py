@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import copy
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.sparse._semi_structured_conversions import sparse_semi_structured_from_dense_cutlass
 
 from atp_core.errors import ModelError, UsageError
-from atp_sparse_gpu import SparseLinear, accelerate, restore, runtime_info
+from atp_sparse_gpu import (
+    SparseLinear,
+    _accelerate,
+    _choose,
+    _timing,
+    accelerate,
+    restore,
+    runtime_info,
+)
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
@@ -290,3 +301,117 @@ def test_it_prints_its_routes() -> None:
     model = halved_layer()
     accelerate(model)
     assert "routes=bitmask to 16, dense above" in repr(model)
+
+
+# --- decisions, with clocks and 2:4 tensors that stand for a GPU's -------------------------------
+
+
+def measured_by(
+    monkeypatch: pytest.MonkeyPatch, cost: Callable[[Callable[[], object]], float]
+) -> None:
+    """Plans are measured as on a GPU, but by `cost` instead of the GPU's clock."""
+    monkeypatch.setattr(_timing, "stopwatch", lambda device: cost)
+    monkeypatch.setattr(
+        _accelerate,
+        "_plan",
+        lambda candidates, formats, bias: _choose.measured_plan(
+            candidates, _timing.times_of(formats, bias)
+        ),
+    )
+
+
+def seconds(call: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+@pytest.mark.parametrize("keep_dense", [True, False])
+def test_a_layer_that_dense_is_quicker_for_stays(
+    monkeypatch: pytest.MonkeyPatch, keep_dense: bool
+) -> None:
+    """The interpreter is slow, and is measured to be."""
+    measured_by(monkeypatch, seconds)
+    model = halved_layer()
+    [layer] = accelerate(model, keep_dense=keep_dense).layers
+    assert layer.kernel == "dense" and layer.reason == "dense is as quick on this device"
+    assert type(model[0]) is nn.Linear and model[0].weight.shape == (20, 40)
+
+
+def test_a_layer_that_wins_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured_by(monkeypatch, lambda call: 1 / seconds(call))
+    model = halved_layer()
+    x = torch.randn(3, 40)
+    dense = model(x)
+    [layer] = accelerate(model).layers
+    assert layer.kernel == "bitmask to 16, dense above" and "× at 1" in layer.reason
+    torch.testing.assert_close(model(x), dense)
+
+
+def test_layers_of_one_kind_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = []
+
+    def plan(candidates: Any, *_: Any) -> Any:
+        planned.append(candidates)
+        return _choose.fixed_plan(candidates, "")
+
+    monkeypatch.setattr(_accelerate, "_plan", plan)
+    report = accelerate(pruned_llama(sparsity=0.7), min_sparsity=0.6)
+    shapes = {(layer.shape, layer.sparsity) for layer in report.accelerated}
+    assert 3 <= len(planned) < len(shapes) == 14
+
+
+@pytest.fixture
+def tensors_2_4(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2:4 tensors on the CPU: real ones, but no product takes them here."""
+    cutlass = torch.sparse.SparseSemiStructuredTensorCUTLASS
+
+    def convert(weight: torch.Tensor) -> torch.Tensor:
+        packed, meta = sparse_semi_structured_from_dense_cutlass(weight)
+        return cutlass(weight.shape, packed, meta, None, None, None)
+
+    monkeypatch.setattr(_accelerate, "convert", convert)
+    monkeypatch.setattr(_accelerate, "semi_structured_problem", lambda: None)
+
+
+def mixed_layers() -> nn.Sequential:
+    """2:4; half of the zeros but not 2:4; 2:4 but of a size that torch does not take."""
+    sizes = [(64, 128), (64, 128), (60, 128)]
+    model = nn.Sequential(*(nn.Linear(k, n) for n, k in sizes)).to(torch.bfloat16)
+    with torch.no_grad():
+        for layer in model:
+            layer.weight.view(-1, 4)[:, ::2] = 0
+        model[1].weight[:, :4] = 1
+        model[0].weight[0, 0] = -0.0
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:.*SparseSemiStructuredTensor:UserWarning")
+@pytest.mark.usefixtures("tensors_2_4")
+@pytest.mark.parametrize("keep_dense", [True, False])
+def test_2_4_goes_to_what_has_the_pattern(keep_dense: bool) -> None:
+    model = mixed_layers()
+    before = bits(model)
+    right, wrong, odd = accelerate(model, keep_dense=keep_dense).layers
+    assert right.kernel == "2:4"
+    rest = "dense" if keep_dense else "unpack"
+    assert wrong.kernel == odd.kernel == f"bitmask to 16, {rest} above"
+    # Half of the values, and two bits of metadata for each.
+    assert right.bytes == 64 * 128 * (16 + 2) // 8 // 2
+    after = bits(model)
+    assert all(torch.equal(after[n].view(torch.int16), before[n].view(torch.int16)) for n in before)
+    restore(model)
+    assert all(
+        torch.equal(p.view(torch.int16), before[n].view(torch.int16))
+        for n, p in model.named_parameters()
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*SparseSemiStructuredTensor:UserWarning")
+@pytest.mark.usefixtures("tensors_2_4")
+def test_without_triton_the_reasons_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_accelerate, "triton_problem", lambda: "triton is not installed")
+    right, wrong, odd = accelerate(mixed_layers()).layers
+    assert right.kernel == "2:4" and wrong.kernel == odd.kernel == "dense"
+    assert wrong.reason == "triton is not installed; its zeros are not 2:4"
+    assert "60 × 128 is not a multiple" in odd.reason
