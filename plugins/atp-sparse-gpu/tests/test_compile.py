@@ -23,8 +23,25 @@ TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
 def compiled(
-    name: str, config: Config, dtype: torch.dtype, capability: int, tokens: int, offsets: str
+    name: str,
+    dtype: torch.dtype,
+    capability: int,
+    tokens: int,
+    config: Config | None = None,
+    offsets: str = "i32",
+    ones: bool = False,
 ) -> Any:
+    """One kernel as Triton makes it for a GPU.
+
+    Args:
+        name: of the kernel.
+        dtype: of weights and inputs.
+        capability: 80 for 8.0.
+        tokens: what M is.
+        config: the first that is tried, or this.
+        offsets: integers of the offsets.
+        ones: every number that is passed is 1; Triton makes those constants.
+    """
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
@@ -32,11 +49,14 @@ def compiled(
 
     if _kernels.INTERPRETED:
         pytest.skip("Triton's interpreter is on")
+    config = config or CONFIGS[name][0]
     kernel: Any = getattr(_kernels, f"{name}_kernel")
     constants = {
         "HAS_BIAS": True, "M": tokens, "ROWS": config.rows, "CHUNKS": config.chunks,
         "SEGMENT": SEGMENT, "NATIVE": True,
     }  # fmt: skip
+    if ones:
+        constants |= dict.fromkeys(("tokens", "n", "k", "row_words", "segments"), 1)
     fixed = {"mask": "*i32", "offsets": f"*{offsets}"}
     signature, aligned = {}, {}
     for i, argument in enumerate(kernel.arg_names):
@@ -83,7 +103,7 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_every_configuration_fits_the_registers(name: str, tmp_path: Path) -> None:
     tokens = MOST_TOKENS if name == "dot" else 4
     for config in CONFIGS[name]:
-        made = compiled(name, config, torch.bfloat16, 80, tokens, "i32")
+        made = compiled(name, torch.bfloat16, 80, tokens, config)
         assert not spilled(made.asm["cubin"], tmp_path), config
 
 
@@ -91,7 +111,7 @@ def test_every_configuration_fits_the_registers(name: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("name", CONFIGS)
 def test_gpus(name: str, capability: int) -> None:
     tokens = MOST_TOKENS if name == "dot" else 1
-    made = compiled(name, CONFIGS[name][0], torch.bfloat16, capability, tokens, "i32")
+    made = compiled(name, torch.bfloat16, capability, tokens)
     assert made.asm["cubin"]
 
 
@@ -99,7 +119,13 @@ def test_gpus(name: str, capability: int) -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_dtypes_and_wide_offsets(name: str, dtype: torch.dtype) -> None:
     tokens = MOST_TOKENS if name == "dot" else 2
-    made = compiled(name, CONFIGS[name][0], dtype, 90, tokens, "i64")
+    made = compiled(name, dtype, 90, tokens, offsets="i64")
     text = made.asm["ptx"]
     assert "popc.b32" in text, "the popcount instruction is used"
     assert ("mma." in text) == (name == "dot" and dtype != torch.float32)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_numbers_that_are_one(name: str) -> None:
+    tokens = MOST_TOKENS if name == "dot" else 1
+    assert compiled(name, torch.bfloat16, 90, tokens, ones=True).asm["cubin"]

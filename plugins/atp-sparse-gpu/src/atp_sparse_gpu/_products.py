@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from . import _ops
 from ._choose import Route
+from ._launch import launch_linear, launch_unpack
 from ._packed import PackedWeight
 
 __all__ = ["Formats", "product"]
@@ -41,14 +43,26 @@ def product(route: Route, x: Tensor, formats: Formats, bias: Tensor | None) -> T
     if route == "2:4":
         assert formats.semi is not None
         return functional.linear(x, formats.semi, bias)
-    from ._ops import linear, unpack_op
-
     packed = formats.packed
     assert packed is not None
     if route == "bitmask":
         if x.dtype != packed.values.dtype and torch.is_autocast_enabled(x.device.type):
             x = x.to(packed.values.dtype)
-        y: Tensor = linear(x, packed.mask, packed.values, packed.offsets, bias, packed.shape[1])
+        multiply = _ops.linear if _traced(x, bias) else launch_linear
+        y: Tensor = multiply(x, packed.mask, packed.values, packed.offsets, bias, packed.shape[1])
         return y
-    dense: Tensor = unpack_op(packed.mask, packed.values, packed.offsets, packed.shape[1])
+    unpack = _ops.unpack_op if _traced(x, bias) else launch_unpack
+    dense: Tensor = unpack(packed.mask, packed.values, packed.offsets, packed.shape[1])
     return functional.linear(x, dense, bias)
+
+
+def _traced(x: Tensor, bias: Tensor | None) -> bool:
+    """Whether a compiler or autograd has to see an operator.
+
+    Otherwise the kernel is launched directly: the way through the dispatcher takes Python longer
+    than a small product takes the GPU.
+    """
+    if torch.compiler.is_compiling() or type(x) is not Tensor:
+        return True
+    wanted = x.requires_grad or (bias is not None and bias.requires_grad)
+    return torch.is_grad_enabled() and wanted

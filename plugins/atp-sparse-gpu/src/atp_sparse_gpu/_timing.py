@@ -13,18 +13,24 @@ from ._products import Formats, product
 
 __all__ = ["stopwatch", "times_of"]
 
-# More than the L2 cache of any GPU so far: in a model each layer finds the cache full of others.
-_FLUSH = 256 * 2**20
+# For which the GPU sleeps, so that the launches of a call are queued before it is timed.
+_SLEEP_CYCLES = 1_000_000
 
 
 def stopwatch(device: torch.device) -> Callable[[Callable[[], object]], float]:
-    """Returns a function that runs a call with a cold L2 cache and gives its seconds."""
-    flush = torch.empty(_FLUSH, dtype=torch.uint8, device=device)
+    """Returns a function that runs a call with a cold L2 cache and gives its seconds on the GPU.
+
+    In a model each layer finds the cache full of others. What Python needs for the launch does not
+    count, as in a CUDA graph.
+    """
+    cache = torch.cuda.get_device_properties(device).L2_cache_size
+    flush = torch.empty(2 * cache, dtype=torch.uint8, device=device)
 
     def seconds(call: Callable[[], object]) -> float:
         begin = torch.cuda.Event(enable_timing=True)
         end = torch.cuda.Event(enable_timing=True)
-        flush.zero_()  # and while it runs, the launches below are queued
+        flush.zero_()
+        torch.cuda._sleep(_SLEEP_CYCLES)
         begin.record()
         call()
         end.record()
