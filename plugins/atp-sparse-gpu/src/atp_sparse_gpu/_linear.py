@@ -70,9 +70,7 @@ class SparseLinear(nn.Module):
                 autocast the dtype of `x` gives way, and the result has that of the weight.
         """
         if x.shape[-1] != self.in_features:
-            raise ModelError(
-                f"a layer of {self.in_features} inputs was given {list(x.shape)}"
-            )
+            raise ModelError(f"a layer of {self.in_features} inputs was given {list(x.shape)}")
         tokens = x.reshape(-1, self.in_features)
         y = product(self.plan.route(tokens.shape[0]), tokens, self.formats, self.bias)
         return y.view(*x.shape[:-1], self.out_features)
@@ -84,7 +82,7 @@ class SparseLinear(nn.Module):
             return formats.dense
         packed = formats.packed if self._copy is None else self._copy
         assert packed is not None, "a layer that keeps no dense weight keeps it packed"
-        return unpack(packed)
+        return unpack(packed).to(self._device())
 
     def restored(self) -> nn.Linear:
         """The original layer, its weight in place, on the device of this one."""
@@ -92,7 +90,7 @@ class SparseLinear(nn.Module):
         if "weight" in self._parameters:
             original.weight = self.weight
         else:
-            original.weight.data = self.dense_weight().to(self._device())
+            original.weight.data = self.dense_weight()
         original.bias = self.bias
         original.train(self.training)
         return original
@@ -111,7 +109,7 @@ class SparseLinear(nn.Module):
     def __getattr__(self, name: str) -> Any:
         # Only once it is complete: torch asks for names while it registers them.
         if name == "weight" and "_original" in vars(self) and name not in self._parameters:
-            return self.dense_weight().to(self._device())
+            return self.dense_weight()
         return super().__getattr__(name)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
