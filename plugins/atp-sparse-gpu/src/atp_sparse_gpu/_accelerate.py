@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -49,48 +49,23 @@ def accelerate(
 
     Raises:
         UsageError: nothing can run here, or `min_sparsity` is not in [0, 1].
-        ModelError: the model is accelerated already, or `weights` do not fit it.
+        ModelError: the model is accelerated already or is a single layer, or `weights` do not fit
+            it. Whatever is raised, the model is as it was, but for `weights` that were written.
     """
     check()
     if not 0 <= min_sparsity <= 1:
         raise UsageError(f"min_sparsity is a share from 0 to 1, not {min_sparsity}")
     if any(isinstance(module, SparseLinear) for module in model.modules()):
         raise ModelError("the model is accelerated already: call restore(model) first")
+    if isinstance(model, nn.Linear):
+        raise ModelError("a single nn.Linear cannot be replaced in place: put it into a module")
     if weights:
         _write(model, weights)
-    owners = Counter(
-        id(parameter)
-        for module in model.modules()
-        for parameter in module._parameters.values()
-        if parameter is not None
-    )
-    places = Counter(id(child) for parent in model.modules() for child in parent.children())
-    plans: dict[Any, Plan | None] = {}
-    reports = []
-    for name, parent, key, layer in list(_layers(model)):
-        reason = _unfit(layer, owners, places)
-        zeros = None if reason else _sparsity(layer.weight)
-        if zeros is not None and zeros < min_sparsity:
-            reason = f"its sparsity is below {min_sparsity}"
-        made = None
-        if reason is None:
-            assert zeros is not None
-            made, reason = _sparse(layer, zeros, keep_dense, plans)
-        if made is not None:
-            setattr(parent, key, made)
-        dense_bytes = layer.in_features * layer.out_features * layer.weight.element_size()
-        reports.append(
-            LayerReport(
-                name=name,
-                shape=(layer.out_features, layer.in_features),
-                sparsity=zeros,
-                kernel=str(made.plan) if made else "dense",
-                reason=reason or "",
-                dense_bytes=dense_bytes,
-                bytes=made.formats.nbytes if made else dense_bytes,
-            )
-        )
-    return AccelerationReport(tuple(reports))
+    try:
+        return AccelerationReport(tuple(_replace(model, min_sparsity, keep_dense)))
+    except BaseException:
+        restore(model)
+        raise
 
 
 def restore(model: nn.Module) -> None:
@@ -99,6 +74,42 @@ def restore(model: nn.Module) -> None:
         for key, child in list(module.named_children()):
             if isinstance(child, SparseLinear):
                 setattr(module, key, child.restored())
+
+
+def _replace(model: nn.Module, min_sparsity: float, keep_dense: bool) -> Iterator[LayerReport]:
+    """Replace layer by layer."""
+    owners = Counter(
+        id(parameter)
+        for module in model.modules()
+        for parameter in module._parameters.values()
+        if parameter is not None
+    )
+    # Not children(), which names a module once that stands twice in one parent.
+    places = Counter(
+        id(child) for parent in model.modules() for child in parent._modules.values()
+    )
+    plans: dict[Any, Plan | None] = {}
+    for name, parent, key, layer in list(_layers(model)):
+        reason = _unfit(layer, owners, places)
+        zeros = _sparsity(layer.weight)
+        if reason is None and zeros is not None and zeros < min_sparsity:
+            reason = f"its sparsity is below {min_sparsity}"
+        made = None
+        if reason is None:
+            assert zeros is not None, "a weight that can be packed can be counted"
+            made, reason = _sparse(layer, zeros, keep_dense, plans)
+        if made is not None:
+            setattr(parent, key, made)
+        dense_bytes = layer.in_features * layer.out_features * layer.weight.element_size()
+        yield LayerReport(
+            name=name,
+            shape=(layer.out_features, layer.in_features),
+            sparsity=zeros,
+            kernel=str(made.plan) if made else "dense",
+            reason=reason or "",
+            dense_bytes=dense_bytes,
+            bytes=made.formats.nbytes if made else dense_bytes,
+        )
 
 
 def _layers(model: nn.Module) -> Sequence[tuple[str, nn.Module, str, nn.Linear]]:
@@ -130,12 +141,17 @@ def _unfit(layer: nn.Linear, owners: Counter[int], places: Counter[int]) -> str 
         return f"its weight is {str(weight.dtype).removeprefix('torch.')}"
     if not weight.numel():
         return "it is empty"
+    if weight.shape != (layer.out_features, layer.in_features):
+        return f"its weight is {list(weight.shape)}, not what the layer says of itself"
     if weight.device.type != ("cpu" if interpreted() else "cuda"):
         return f"its weight is on {weight.device}: move the model to the GPU first"
     return None
 
 
-def _sparsity(weight: Tensor) -> float:
+def _sparsity(weight: Tensor) -> float | None:
+    """Share of zeros, or None where there is nothing to count."""
+    if weight.is_meta or type(weight.data) is not torch.Tensor or not weight.numel():
+        return None
     return 1 - int(torch.count_nonzero(weight.detach())) / weight.numel()
 
 

@@ -15,7 +15,7 @@ class LayerReport:
     Attributes:
         name: qualified name of the module.
         shape: (out_features, in_features).
-        sparsity: share of zeros, or None where it was not looked at.
+        sparsity: share of zeros, or None where there is nothing to count (meta device).
         kernel: its routes by number of tokens, e.g. "bitmask to 16, dense above"; "dense" where it
             stays as it is.
         reason: why, or how the routes were chosen.

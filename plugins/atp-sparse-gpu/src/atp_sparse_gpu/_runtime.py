@@ -12,9 +12,16 @@ __all__ = ["SparseGpuRuntime"]
 
 
 class SparseGpuRuntime:
-    """Runs pruned linear layers sparse on an NVIDIA GPU; see `accelerate`."""
+    """Runs pruned linear layers sparse on an NVIDIA GPU; see `atp_sparse_gpu.accelerate`.
+
+    Args:
+        keep_dense: as `accelerate` takes it.
+    """
 
     name = "sparse-gpu"
+
+    def __init__(self, *, keep_dense: bool = True) -> None:
+        self._keep_dense = keep_dense
 
     def check(self) -> None:
         """Make sure that it can run here.
@@ -39,8 +46,9 @@ class SparseGpuRuntime:
 
         self.check()
         core: Any = import_module("atp_core.runtime")
+        found = accelerate(model, keep_dense=self._keep_dense, weights=weights)
         layers = []
-        for layer in accelerate(model, weights=weights).layers:
+        for layer in found.layers:
             row = asdict(layer)
             row["sparsity"] = layer.sparsity or 0.0
             layers.append(core.AcceleratedLayer(**row))

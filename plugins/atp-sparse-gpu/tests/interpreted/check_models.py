@@ -20,6 +20,7 @@ from atp_sparse_gpu import (
     _choose,
     _timing,
     accelerate,
+    pack,
     restore,
     runtime_info,
 )
@@ -171,6 +172,37 @@ class TestWhatStaysDense:
         layer = self.layer()
         model = nn.ModuleList([nn.Sequential(layer), nn.Sequential(layer)])
         assert "several places" in self.reason(model)
+        assert "several places" in self.reason(nn.Sequential(layer, layer))
+
+    def test_a_weight_of_another_size(self) -> None:
+        layer = self.layer()
+        layer.weight = nn.Parameter(layer.weight[:20].clone())
+        assert "[20, 40]" in self.reason(nn.Sequential(layer))
+
+
+def test_a_single_layer_is_refused() -> None:
+    with pytest.raises(ModelError, match="put it into a module"):
+        accelerate(nn.Linear(8, 8))
+
+
+def test_what_goes_wrong_half_way_leaves_the_model_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = pruned_llama()
+    before = bits(model)
+    packed = []
+
+    def fails(weight: torch.Tensor) -> Any:
+        packed.append(weight)
+        if len(packed) == 5:
+            raise torch.OutOfMemoryError("no memory left")
+        return pack(weight)
+
+    monkeypatch.setattr(_accelerate, "pack", fails)
+    with pytest.raises(torch.OutOfMemoryError):
+        accelerate(model, keep_dense=False)
+    assert not any(isinstance(module, SparseLinear) for module in model.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in bits(model).items())
 
 
 def test_accelerating_twice_is_refused() -> None:
