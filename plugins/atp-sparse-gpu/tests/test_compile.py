@@ -7,12 +7,15 @@ configurations that are tried fit their registers. It proves no result and no sp
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import atp_sparse_gpu._launch as launching
+from atp_sparse_gpu import pack
 from atp_sparse_gpu._launch import CONFIGS, MOST_TOKENS, Config
 from atp_sparse_gpu._packed import SEGMENT
 
@@ -129,3 +132,55 @@ def test_dtypes_and_wide_offsets(name: str, dtype: torch.dtype) -> None:
 def test_numbers_that_are_one(name: str) -> None:
     tokens = MOST_TOKENS if name == "dot" else 1
     assert compiled(name, torch.bfloat16, 90, tokens, ones=True).asm["cubin"]
+
+
+@pytest.mark.parametrize(("name", "tokens"), [("fma", 1), ("fma", 3), ("dot", 16), ("unpack", 0)])
+def test_what_a_gpu_would_be_given(
+    name: str, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but the launch: configurations are tried in turn, each with every argument."""
+    from atp_sparse_gpu import _kernels
+
+    if _kernels.INTERPRETED:
+        pytest.skip("Triton's interpreter is on")
+    kernel: Any = getattr(_kernels, f"{name}_kernel")
+    launched: list[dict[str, Any]] = []
+
+    def run(*args: Any, grid: Any, warmup: bool, **given: Any) -> None:
+        positional = dict(zip(kernel.arg_names, args, strict=False))
+        assert not positional.keys() & given.keys()
+        everything = positional | given
+        launched.append({**everything, "grid": grid(everything)})
+
+    def bench(call: Callable[[], object], quantiles: Any) -> list[float]:
+        call()
+        # The last configuration is the quickest.
+        return [1.0 / len(launched)] * 3
+
+    monkeypatch.setattr(kernel, "run", run)
+    tuned = launching._tuned(kernel, CONFIGS[name])
+    vars(tuned)["do_bench"] = bench  # where the property keeps the GPU's clock
+    monkeypatch.setattr(launching, "_tuned", lambda *_: tuned)
+    launching._kernel.cache_clear()
+    weight = torch.randn(100, 1000)
+    packed = pack(weight)
+    parts = (packed.mask, packed.values, packed.offsets)
+    for _ in range(2):  # the second time nothing is tried
+        if name == "unpack":
+            launching.launch_unpack(*parts, 1000)
+        else:
+            launching.launch_linear(torch.randn(tokens, 1000), *parts, None, 1000)
+    launching._kernel.cache_clear()
+    configs = CONFIGS[name]
+    assert len(launched) == len(configs) + 2
+    for found, config in zip(launched, [*configs, configs[-1], configs[-1]], strict=True):
+        assert set(kernel.arg_names) <= found.keys()
+        assert (found["ROWS"], found["CHUNKS"]) == (config.rows, config.chunks)
+        assert (found["num_warps"], found["num_stages"]) == (config.warps, config.stages)
+        assert found["grid"][0] == -(-100 // config.rows)
+        assert (found["n"], found["k"], found["row_words"], found["segments"]) == (100, 1000, 32, 4)
+        assert found["NATIVE"] is True
+        if name == "unpack":
+            assert found["grid"][1] == -(-125 // config.chunks)
+        else:
+            assert found["tokens"] == tokens <= found["M"] and found["HAS_BIAS"] is False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -54,36 +54,39 @@ CONFIGS: dict[str, tuple[Config, ...]] = {
 @functools.cache
 def _kernel(name: str) -> Callable[..., Any]:
     """The kernel by name, taking (grid of a configuration, tensors, numbers, constants)."""
-    import triton
-
     from . import _kernels
 
     plain: Any = getattr(_kernels, f"{name}_kernel")
-    configs = CONFIGS[name]
     if _kernels.INTERPRETED:
-        first = configs[0]
+        first = CONFIGS[name][0]
         fixed = {"ROWS": first.rows, "CHUNKS": first.chunks}
 
         def launch(grid: Any, *args: Any, **constants: Any) -> None:
             plain[grid(fixed)](*args, **constants, **fixed, SEGMENT=SEGMENT, NATIVE=False)
 
         return launch
-    tuned: Any = triton.autotune(
-        [
-            triton.Config(
-                {"ROWS": config.rows, "CHUNKS": config.chunks},
-                num_warps=config.warps,
-                num_stages=config.stages,
-            )
-            for config in configs
-        ],
-        key=["n", "k", "M"] if name != "unpack" else ["n", "k"],
-    )(plain)
+    tuned = _tuned(plain, CONFIGS[name])
 
     def launch_tuned(grid: Any, *args: Any, **constants: Any) -> None:
         tuned[grid](*args, **constants, SEGMENT=SEGMENT, NATIVE=True)
 
     return launch_tuned
+
+
+def _tuned(plain: Any, configs: Sequence[Config]) -> Any:
+    """The kernel with Triton's tuning: for each shape, number of tokens and dtype."""
+    import triton
+
+    tried = [
+        triton.Config(
+            {"ROWS": config.rows, "CHUNKS": config.chunks},
+            num_warps=config.warps,
+            num_stages=config.stages,
+        )
+        for config in configs
+    ]
+    keys = [key for key in ("n", "k", "M") if key in plain.arg_names]
+    return triton.autotune(tried, key=keys)(plain)
 
 
 def launch_linear(
