@@ -24,6 +24,7 @@ FOREIGN = {
     "atp-ray": ["gguf", "open_clip", "timm", "transformers"],
     "atp-llava": ["gguf", "open_clip", "timm"],
     "atp-sparse-cpu": ["gguf", "open_clip", "timm", "transformers"],
+    "atp-sparse-gpu": ["gguf", "open_clip", "timm", "transformers"],
 }
 
 CHECK = """
