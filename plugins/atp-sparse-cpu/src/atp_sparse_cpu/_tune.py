@@ -32,7 +32,8 @@ Nearer than the 5 % that are promised, as measuring is off by some per cent itse
 _SECONDS = 0.02  # for one way of one bucket
 _LEAST, _MOST = 5, 25  # rounds
 _COLD_BYTES = 96 << 20
-_FEW_ROWS = 1024  # enough to judge products with many tokens by
+# Enough to judge products with many tokens by: all of a small layer, at least these rows of a large.
+_FEW_ROWS, _FEW_WEIGHTS = 1024, 1 << 22
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ def measure(weight: Tensor, packed: Packed, *, model_bytes: int) -> Ratios:
 
 def _measure(weight: Tensor, packed: Packed, spread: int, threads: int) -> Ratios:
     int8 = packed.values.dtype == torch.int8
-    few = weight[:_FEW_ROWS].contiguous()
+    rows = max(_FEW_ROWS, _FEW_WEIGHTS // max(weight.shape[1], 1))
+    few = weight[:rows].contiguous()
     full = _Copies(weight, packed, spread)
     part = full if len(few) == len(weight) else _Copies(few, pack(few, int8=int8), spread)
     # The clock of a thread leaves out the time that other programs take.
