@@ -47,7 +47,7 @@ def accelerate(
         tune: measure every shape of layer (about a second each, kept on disk) and take
             the fastest way for each number of tokens. Without it a rule is followed.
         keep_dense: "auto" keeps the dense weight too where, for some number of tokens, no packed
-            way comes within 3 % of the dense speed: no slower, but memory is saved only where
+            way comes within 2 % of the dense speed: no slower, but memory is saved only where
             no such number exists. "never" saves memory everywhere, and may be slower for many
             tokens at once. Has no effect without `tune`.
         skip: names of layers, or of modules around them, to leave alone.

@@ -23,7 +23,7 @@ from ._plan import BUCKETS, Path, Plan, ways_for
 
 __all__ = ["TOLERANCE", "Choice", "choose", "measure"]
 
-TOLERANCE = 0.97
+TOLERANCE = 0.98
 """A way with at least this much of the dense layer's speed counts as no slower.
 
 Nearer than the 5 % that are promised, as measuring is off by some per cent itself.
@@ -63,10 +63,12 @@ def choose(ratios: Ratios, *, keep_dense: bool) -> Choice:
     fastest = max(ratio for _, ratio in best)
     if fastest <= 1:
         return Choice(None, (), f"dense is faster: packed {fastest:.2f}x at best")
+    kept_anyway = keep_dense and min(ratio for _, ratio in best) < TOLERANCE
     plan: list[int] = []
     speedups: list[float] = []
     for name, ratio in best:
-        slow = ratio < TOLERANCE and keep_dense
+        # Where the dense weight is in memory, using it costs nothing more.
+        slow = kept_anyway and ratio <= 1
         plan.append(int(Path.DENSE if slow else Path[name]))
         speedups.append(1.0 if slow else ratio)
     kept = ", dense kept for some" if Path.DENSE in plan else ""
