@@ -79,7 +79,10 @@ class Room:
 
 def size_text(size: int) -> str:
     """A size for the user."""
-    return f"{size / 1e9:.2f} GB" if size >= 10**8 else f"{size / 1e6:.1f} MB"
+    for unit, bytes_ in (("GB", 10**9), ("MB", 10**6)):
+        if size >= bytes_ / 10:
+            return f"{size / bytes_:.{2 if unit == 'GB' else 1}f} {unit}"
+    return f"{size / 1e3:.1f} kB"
 
 
 def memory_need(

@@ -16,7 +16,7 @@ extensions = [
     "sphinx_copybutton",
 ]
 # Of the example plugins only what the tutorial links.
-exclude_patterns = ["examples/*/*/**", "results.template.md"]
+exclude_patterns = ["examples/*/*/**", "*.template.md"]
 nitpicky = True
 
 # --- Markdown ------------------------------------------------------------------------------------

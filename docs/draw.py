@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).parent
-GRID = DOCS.parent / "benchmarks" / "results" / "smollm2_grid.json"
+RESULTS = DOCS.parent / "benchmarks" / "results"
+GRID = RESULTS / "smollm2_grid.json"
+GROWTH = RESULTS / "growth.json"
 FIGURES = DOCS / "figures"
 BLOCKS = 30
 
@@ -31,9 +33,18 @@ def cells() -> dict[str, Any]:
     return {sparsity: grid[f"wanda {sparsity}"] for sparsity in ("0.5", "0.6", "0.7")}
 
 
+def axes() -> dict[str, Any]:
+    """Size that grows → what was recorded of pruning."""
+    found: dict[str, Any] = json.loads(GROWTH.read_text("utf-8"))["axes"]
+    return found
+
+
 def digest() -> str:
-    """Tells which results a figure shows."""
-    shown = {sparsity: [cell["beta"], cell["trials"]] for sparsity, cell in cells().items()}
+    """Tells which results the figures show."""
+    shown: dict[str, Any] = {
+        sparsity: [cell["beta"], cell["trials"]] for sparsity, cell in cells().items()
+    }
+    shown["growth"] = axes()
     return hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -99,8 +110,27 @@ def draw_search(figure: Any, ink: str, colours: tuple[str, ...]) -> None:
     panel.set_ylabel("perplexity, search split")
 
 
+def draw_growth(figure: Any, ink: str, colours: tuple[str, ...]) -> None:
+    """Seconds of pruning and of two forwards against each size, all axes logarithmic."""
+    labels = {"forwards": "two forward passes", "wanda": "Wanda", "sparsegpt": "SparseGPT"}
+    panels = figure.subplots(1, len(axes()), sharey=True)
+    for panel, (axis, found) in zip(panels, axes().items(), strict=True):
+        sizes = [row["size"] for row in found["rows"]]
+        for i, (name, label) in enumerate(labels.items()):
+            times = [row["seconds"][name] for row in found["rows"]]
+            panel.plot(sizes, times, color=colours[i], marker=MARKERS[i], markersize=6, label=label)
+        panel.set_xscale("log")
+        panel.set_yscale("log")
+        panel.set_xticks(sizes, [str(size) for size in sizes])
+        panel.minorticks_off()
+        panel.set_xlabel(axis)
+    panels[0].set_ylabel("seconds")
+    panels[0].legend(loc="upper left")
+
+
 DRAWN: dict[str, tuple[Callable[[Any, str, tuple[str, ...]], None], tuple[float, float]]] = {
     "beta": (draw_beta, (5.8, 4.0)),
+    "growth": (draw_growth, (9.6, 3.8)),
     "rates": (draw_rates, (4.8, 3.6)),
     "search": (draw_search, (4.8, 3.6)),
 }

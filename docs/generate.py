@@ -20,6 +20,9 @@ from typing import Any
 
 import click
 
+sys.path.insert(0, str(Path(__file__).parent))
+import _speed
+
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 RESULTS = ROOT / "benchmarks" / "results"
@@ -330,7 +333,16 @@ def results_page() -> str:
         "zero_shot_differences": _zero_shot_differences,
         "zero_shot_commands": _zero_shot_commands,
     }
-    return NOTICE + re.sub(r"\{\{(\w+)\}\}", lambda match: tables[match[1]](), template)
+    return _rendered(template, tables)
+
+
+def speed_page() -> str:
+    """What runtimes and pruning were measured to take."""
+    return _rendered((DOCS / "speed.template.md").read_text("utf-8"), _speed.tables())
+
+
+def _rendered(template: str, parts: Mapping[str, Callable[[], str]]) -> str:
+    return NOTICE + re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]](), template)
 
 
 def _auto_table(grid: dict[str, Any]) -> str:
@@ -659,6 +671,7 @@ PAGES: dict[Path, Callable[[], str]] = {
     DOCS / "recipe.md": recipe_page,
     DOCS / "recipe.schema.json": recipe_schema,
     DOCS / "results.md": results_page,
+    DOCS / "speed.md": speed_page,
     DOCS / "testing.md": testing_page,
     ROOT / "README.md": readme,
 }

@@ -32,7 +32,7 @@ DOCS = ROOT / "docs"
 SITE = [
     page
     for page in sorted(DOCS.rglob("*.md"))
-    if page.name != "results.template.md" and "examples" not in page.relative_to(DOCS).parts
+    if not page.name.endswith(".template.md") and "examples" not in page.relative_to(DOCS).parts
 ]
 PAGES = [ROOT / "README.md", *SITE]
 TUTORIALS = sorted((DOCS / "tutorials").glob("*.md"))
