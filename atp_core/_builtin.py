@@ -42,6 +42,11 @@ def atp_allocators() -> Sequence[Offer]:
         Offer("alphapruning", f"{folder}.alphapruning:AlphaPruning", "spectra of the weights"),
         Offer("als", f"{folder}.als:ALS", "redundancy between the inputs of blocks, ±0.2"),
         Offer("atp", f"{folder}.atp:ATP", "arithmetic progression over depth"),
+        Offer(
+            "atp-sensitivity",
+            f"{folder}.sensitivity:Sensitivity",
+            "atp, bent by what each block costs alone; found by trials",
+        ),
         Offer("bayes-gp", f"{folder}.bayesian:GaussianProcess", "Bayesian search (Optuna's GP)"),
         Offer("bayes-tpe", f"{folder}.bayesian:ParzenEstimator", "Bayesian search (Optuna's TPE)"),
         Offer("dlp", f"{folder}.dlp:DLP", "mean Wanda scores of the blocks"),

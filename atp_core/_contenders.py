@@ -14,7 +14,7 @@ from .recipe import Recipe
 
 __all__ = ["Contender", "contenders"]
 
-_SEARCHES = ("bayes-",)
+_SEARCHES = ("atp-sensitivity", "bayes-")
 """Allocations that "all" leaves out, because each takes many trials: they are named."""
 
 

@@ -50,7 +50,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "smollm2-135m, searches": {
         **SMOLLM2,
         "sparsities": [0.7],
-        "allocations": ["atp", BAYES, "bayes-gp"],
+        "allocations": ["atp", "atp-sensitivity", BAYES, "bayes-gp"],
     },
     "smollm2-135m, SparseGPT": {**SMOLLM2, "allocations": ["all"], "methods": ["sparsegpt"]},
 }
@@ -62,22 +62,25 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="MODEL")
     parser.add_argument("--root", type=Path, required=True, help="holds models/ and data/")
     parser.add_argument("--work", type=Path, required=True, help="outputs and journals")
+    parser.add_argument("--allocations", help="these only, added to what is recorded of a model")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     folder = args.work.resolve()
     with laid_out(args.root):
         for name in args.names or MODELS:
             print(name, flush=True)
-            _compare(name, dict(MODELS[name]), folder)
+            _compare(name, dict(MODELS[name]), folder, args.allocations)
 
 
-def _compare(name: str, settings: dict[str, Any], folder: Path) -> None:
+def _compare(name: str, settings: dict[str, Any], folder: Path, only: str | None) -> None:
     source = settings.pop("source")
     asked = {
         "allocations": settings.pop("allocations", ["all", BAYES]),
         "sparsities": settings.pop("sparsities", [0.5, 0.6, 0.7]),
         "methods": settings.pop("methods", ["wanda"]),
     }
+    if only is not None:
+        asked["allocations"] = only.split(",")
     output = folder / name
     if output.exists():
         shutil.rmtree(output)
@@ -89,9 +92,26 @@ def _compare(name: str, settings: dict[str, Any], folder: Path) -> None:
     data["dense"] = metrics_to_dict(result.dense)
     data["command"] = _command(source, asked, settings)
     found = json.loads(OUTPUT.read_text("utf-8")) if OUTPUT.exists() else {}
+    if only is not None and name in found:
+        data = _merged(found[name], data)
     found[name] = data
     ordered = {known: found[known] for known in MODELS if known in found}
     OUTPUT.write_text(_written(ordered), "utf-8")
+
+
+def _merged(known: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """What is recorded of a model, with further cells; those there already stay."""
+
+    def key(cell: dict[str, Any]) -> tuple[Any, ...]:
+        return cell["method"], cell["sparsity"], cell["allocation"]
+
+    cells = {key(cell): cell for cell in [*more["cells"], *known["cells"]]}
+    order = sorted(cells, key=lambda one: one[:2])
+    return {
+        **known,
+        "cells": [cells[one] for one in order],
+        "command": f"{known['command']}\n{more['command']}",
+    }
 
 
 def _short(cell: dict[str, Any]) -> dict[str, Any]:

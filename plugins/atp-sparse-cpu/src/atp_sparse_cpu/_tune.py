@@ -13,10 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from ._compute import compute
+from ._linear import SparseLinear
 from ._measured import Ratios, recall, remember
 from ._packed import Packed, pack
 from ._plan import BUCKETS, Path, Plan, ways_for
@@ -32,8 +31,9 @@ Nearer than the 5 % that are promised, as measuring is off by some per cent itse
 _SECONDS = 0.02  # for one way of one bucket
 _LEAST, _MOST = 5, 25  # rounds
 _COLD_BYTES = 96 << 20
-# Enough to judge products with many tokens by: all of a small layer, at least these rows of a large.
+# Enough to judge products with many tokens by: at least these rows, and all of a small layer.
 _FEW_ROWS, _FEW_WEIGHTS = 1024, 1 << 22
+_WIDE = 8  # tokens; buckets above are judged by both of their ends
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,16 @@ def _measure(weight: Tensor, packed: Packed, spread: int, threads: int) -> Ratio
     part = full if len(few) == len(weight) else _Copies(few, pack(few, int8=int8), spread)
     # The clock of a thread leaves out the time that other programs take.
     clock = time.thread_time if threads == 1 else time.perf_counter
-    return [_race(part if top >= 32 else full, top, clock) for top in BUCKETS]
+    found: Ratios = []
+    for low, top in zip((0, *BUCKETS), BUCKETS, strict=False):
+        copies = part if top >= 32 else full
+        ratios = _race(copies, top, clock)
+        if top > _WIDE:
+            # Kernels work on so many tokens at a time, and may waste most of it on one more.
+            fewest = _race(copies, low + 1, clock)
+            ratios = {name: min(one, fewest.get(name, one)) for name, one in ratios.items()}
+        found.append(ratios)
+    return found
 
 
 class _Copies:
@@ -117,10 +126,22 @@ class _Copies:
         smaller = max(1, round(dense * weight.nbytes / max(packed.bytes, 1)))
         # A packed model that outgrows the cache needs more copies to do so.
         sparse = dense if spread < _COLD_BYTES else min(smaller, 4 * dense)
-        self.dense = [weight] + [weight.clone() for _ in range(min(dense, 512) - 1)]
+        self.dense = [_linear(weight)]
+        self.dense += [_linear(weight.clone()) for _ in range(min(dense, 512) - 1)]
         self.packed = [packed] + [_clone(packed) for _ in range(min(sparse, 512) - 1)]
-        self.structs = [each.struct() for each in self.packed]
-        self.stored = packed.values.dtype
+        self.stored, self.dtype = packed.values.dtype, weight.dtype
+
+    def sparse(self, way: Path) -> list[SparseLinear]:
+        """Layers that take one way whatever the number of tokens."""
+        plan = (int(way),) * len(BUCKETS)
+        return [SparseLinear(packed, None, self.dtype, plan) for packed in self.packed]
+
+
+def _linear(weight: Tensor) -> nn.Linear:
+    rows, columns = weight.shape
+    layer = nn.Linear(columns, rows, bias=False, device="meta")
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    return layer
 
 
 def _clone(packed: Packed) -> Packed:
@@ -136,18 +157,17 @@ def _clone(packed: Packed) -> Packed:
 
 
 def _race(copies: _Copies, tokens: int, clock: Callable[[], float]) -> dict[str, float]:
-    first = copies.dense[0]
-    x = torch.randn(tokens, first.shape[1]).to(first.dtype)
+    x = torch.randn(tokens, copies.dense[0].in_features).to(copies.dtype)
 
     def dense(turn: int) -> None:
-        F.linear(x, copies.dense[turn % len(copies.dense)])
+        copies.dense[turn % len(copies.dense)](x)
 
+    # Whole layers: for small ones, what Python does around the product counts.
     def run(way: Path) -> Callable[[int], None]:
-        plan = (int(way),) * len(BUCKETS)
+        layers = copies.sparse(way)
 
         def packed(turn: int) -> None:
-            struct = copies.structs[turn % len(copies.structs)]
-            compute(x, struct, copies.stored, None, None, plan)
+            layers[turn % len(layers)](x)
 
         return packed
 
