@@ -486,7 +486,10 @@ def _allocations_tables() -> str:
         ]
         for allocation in dict.fromkeys(cell["allocation"] for cell in cells):
             own = {cell["sparsity"]: cell for cell in cells if cell["allocation"] == allocation}
-            told = [_compared_cell(own[s], metric, best[s] == allocation) for s in sparsities]
+            told = [
+                _compared_cell(own[s], metric, best[s] == allocation) if s in own else ""
+                for s in sparsities
+            ]
             trials = sum(cell["trials"] for cell in own.values())
             seconds = sum(cell["search_seconds"] for cell in own.values())
             rows.append(f"| {allocation} | {' | '.join(told)} | {trials} | {seconds:.0f} s |")
