@@ -26,8 +26,10 @@ ATP_HOOK_API = 1
 
 @hookimpl
 def atp_methods() -> Sequence[Offer]:
-    """Magnitude, Wanda and SparseGPT."""
+    """Magnitude, Wanda, DSnoT, SparseGPT and ALPS."""
     return [
+        Offer("alps", "atp_core.methods.alps:ALPS", "least squares on a support found by ADMM"),
+        Offer("dsnot", "atp_core.methods.dsnot:DSnoT", "Wanda's mask, weights swapped in a row"),
         Offer("magnitude", "atp_core.methods.magnitude:Magnitude", "smallest |W| of a matrix"),
         Offer("sparsegpt", "atp_core.methods.sparsegpt:SparseGPT", "OBS with weight updates"),
         Offer("wanda", "atp_core.methods.wanda:Wanda", "|W| times input norm, per output row"),

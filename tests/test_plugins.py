@@ -223,7 +223,7 @@ def offering(*offers: Any) -> Any:
 
 def test_core_offers_its_methods_like_anyone() -> None:
     found = build_manager(discover=False)
-    assert list(found.offers("methods")) == ["magnitude", "sparsegpt", "wanda"]
+    assert list(found.offers("methods")) == ["alps", "dsnot", "magnitude", "sparsegpt", "wanda"]
     assert list(found.offers("allocators")) == [
         "alphapruning", "als", "atp", "atp-sensitivity", "bayes-gp", "bayes-tpe", "dlp", "dsa",
         "ecoflap", "er", "er-plus", "erk", "global", "lamp", "losa", "owl", "power", "uniform",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["ColumnNorms", "Gram"]
+__all__ = ["ColumnNorms", "Gram", "Moments"]
 
 
 class ColumnNorms:
@@ -29,6 +29,28 @@ class ColumnNorms:
     def finite(self) -> bool:
         """Whether every sum is finite."""
         return bool(torch.isfinite(self.squares).all())
+
+
+class Moments(ColumnNorms):
+    """The sum and the sum of squares of every input feature.
+
+    Args:
+        in_features: width of the inputs.
+        device: where to accumulate.
+    """
+
+    def __init__(self, in_features: int, device: torch.device) -> None:
+        super().__init__(in_features, device)
+        self.sums = torch.zeros_like(self.squares)
+
+    def add(self, inputs: torch.Tensor, sequences: int) -> None:
+        """Take in rows of shape (tokens, in_features)."""
+        super().add(inputs, sequences)
+        self.sums += inputs.sum(0, dtype=torch.float32)
+
+    def finite(self) -> bool:
+        """Whether every sum is finite."""
+        return super().finite() and bool(torch.isfinite(self.sums).all())
 
 
 class Gram:
