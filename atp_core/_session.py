@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from ._observed import ModelObserved
 from ._plugins import Plugins, build_manager
 from ._runtimes import choose_runtime, run_accelerated
 from .allocation import AllocationRequest, Allocator
-from .allocation.budget import beta_max
+from .allocation.budget import beta_max, weighted_mean
 from .checkpoint.atomic import scratch_directory
 from .engine.dense import DenseStatistics
 from .engine.placement import resolve_device
@@ -23,6 +24,8 @@ from .engine.snapshot import Snapshot
 from .engine.streaming import Stream, StreamSnapshot
 from .errors import AtpError, DataError, ModelError, PluginError, UnknownNameError, UsageError
 from .methods import Method
+from .methods.patterned import Patterned
+from .pattern import Pattern, whole_rates
 from .progress import NullProgress, Progress
 from .recipe import Recipe, bytes_of
 from .records import (
@@ -133,8 +136,29 @@ class Session:
         return self.recognition.plugin
 
     def method(self) -> Method:
-        """The pruning method of the recipe."""
-        return self.plugins.offers("methods").create(self.recipe.method)  # type: ignore[no-any-return]
+        """The pruning method of the recipe.
+
+        Raises:
+            UsageError: it cannot prune by the recipe's pattern.
+        """
+        method: Method = self.plugins.offers("methods").create(self.recipe.method)
+        if self.recipe.pattern is None:
+            return method
+        return Patterned(method, Pattern.parse(self.recipe.pattern))
+
+    def whole(self, schedule: Schedule, chains: Sequence[Chain]) -> Schedule:
+        """A schedule whose rates are whole numbers of the recipe's groups, where it has any."""
+        if self.recipe.pattern is None:
+            return schedule
+        of = Pattern.parse(self.recipe.pattern).of
+        rates = {}
+        for chain in chains:
+            sizes, wanted = [block.parameters for block in chain.blocks], schedule.of(chain)
+            found = whole_rates(wanted, sizes, weighted_mean(sizes, wanted), of)
+            rates[chain.name] = {
+                block.name: rate for block, rate in zip(chain.blocks, found, strict=True)
+            }
+        return replace(schedule, rates=rates)
 
     def allocator(self) -> Allocator:
         """The allocation of the recipe."""
@@ -338,7 +362,7 @@ class Session:
         Raises:
             UsageError: it looks at weights or activations, and none are loaded.
         """
-        return allocator.allocate(self.request(allocator, chains, **options))
+        return self.whole(allocator.allocate(self.request(allocator, chains, **options)), chains)
 
     def request(
         self, allocator: Allocator, chains: Sequence[Chain], **options: Any
@@ -512,6 +536,7 @@ class Session:
             title: name of the step in the progress display.
             samples: calibrate on the first so many samples only; None is all of them.
         """
+        schedule = self.whole(schedule, self.chains)
         snapshot = self.snapshot  # taken while the weights are still those that were loaded
         self.restore()
         calibration = self._first(samples) if method.calibrated else None

@@ -26,6 +26,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from .errors import UsageError
+from .pattern import Pattern
 from .presets import task_names
 
 __all__ = ["Recipe", "bytes_of", "without_folders"]
@@ -92,10 +93,20 @@ def bytes_of(text: str) -> int:
     return round(float(found[1]) * unit)
 
 
+def _pattern(value: str) -> str:
+    Pattern.parse(value)
+    return value.strip()
+
+
 def _tasks(value: Any) -> Any:
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
         value = ",".join(value)
     return task_names(value) if isinstance(value, str) else value
+
+
+def _near(given: Any, value: float) -> bool:
+    number = isinstance(given, (int, float)) and not isinstance(given, bool)
+    return number and math.isclose(given, value, abs_tol=1e-6)
 
 
 def _kind(value: Any) -> str:
@@ -123,6 +134,8 @@ class Recipe(BaseModel):
     """Target sparsity S in [0, 1), or one for each chain by name."""
     method: _Name = "wanda"
     """How weights inside a block are chosen."""
+    pattern: Annotated[str, AfterValidator(_pattern)] | None = None
+    """Keep N of every M consecutive weights of a row: "2:4", or "mixed:8" with N by the block."""
     inputs: Literal["pruned", "dense"] = "pruned"
     """What statistics are taken on: what pruned blocks hand on, or what the dense ones do."""
     allocation: _Name = "atp"
@@ -199,6 +212,32 @@ class Recipe(BaseModel):
     """Run code that ships with the checkpoint."""
     output: Path | None = None
     """Directory to write."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settled_by_pattern(cls, data: Any) -> Any:
+        """A pattern of one N leaves nothing to allocate."""
+        try:
+            pattern = Pattern.parse(data["pattern"])
+        except (TypeError, KeyError, ValueError, AttributeError):
+            return data  # nothing to settle, or told with the field
+        if pattern.sparsity is None:
+            return data
+        settled: dict[str, Any] = {"sparsity": pattern.sparsity, "allocation": "uniform"}
+        for name, value in settled.items():
+            given = data.get(name, value)
+            if given != value and not (name == "sparsity" and _near(given, value)):
+                raise ValueError(
+                    f"`pattern` {data['pattern']} keeps the same of every group, so `{name}` can "
+                    f"only be {value}, not {given}; leave it out, or use a pattern such as "
+                    f"mixed:{pattern.of}"
+                )
+        if data.get("schedule") is not None:
+            raise ValueError(
+                f"`pattern` {data['pattern']} keeps the same of every group, so there is no "
+                f"`schedule`; leave it out, or use a pattern such as mixed:{pattern.of}"
+            )
+        return {**data, **settled}
 
     @model_validator(mode="after")
     def _chains_agree(self) -> Self:

@@ -165,6 +165,12 @@ schedule_options = _apply(
             metavar="NAME",
             help="Pruning method: wanda (default), sparsegpt, magnitude, or a plugin's.",
         ),
+        click.option(
+            "--pattern",
+            metavar="N:M",
+            help="Keep N of every M consecutive weights of a row, e.g. 2:4; or mixed:M, where "
+            "each block has an N that follows from its rate.",
+        ),
         inputs_option,
         click.option(
             "--allocation",
@@ -427,6 +433,6 @@ def recipe_from(source: str | None, recipe_file: Path | None, options: Mapping[s
         settings["source"] = source
     if "source" not in settings:
         raise UsageError("name a SOURCE to prune, or give --recipe FILE")
-    if "sparsity" not in settings:
+    if "sparsity" not in settings and settings.get("pattern") is None:
         raise UsageError("say how much to prune, e.g. --sparsity 0.5")
     return Recipe.make(settings)

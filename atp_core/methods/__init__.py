@@ -58,6 +58,11 @@ class Method(Protocol):
     One whose statistics are small (norms of features, not Gram matrices) says so in an attribute
     `small_statistics = True`: where those of the dense model are asked for, they are taken once and
     kept for all blocks, and the trials of a search are pruned without running the model.
+
+    One that can prune by groups (``--pattern``) has a further method
+    ``prune_pattern(weight, keep, of, statistics)``, which keeps `keep` of every `of` consecutive
+    weights of a row, and of a last group that is shorter as many as
+    `atp_core.methods.selection.tail_kept` says.
     """
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from ..engine.statistics import Gram
 from ..errors import NumericalError
 from . import Pruned, Statistics
 from .rounding import check_rate, row_counts, total_count
-from .selection import keep_highest, keep_highest_per_row
+from .selection import keep_highest, keep_highest_in_groups, keep_highest_per_row
 from .wanda import UNSEEN
 
 __all__ = ["ALPS"]
@@ -20,6 +21,10 @@ _EVERY: Final = 3
 
 _RHO: Final = ((0.1, 1.3), (0.005, 1.2), (0.0, 1.1))
 """Share of the kept weights that moved → what ρ is multiplied by."""
+
+
+_Choice = Callable[[torch.Tensor], torch.Tensor]
+"""Which of some scores, shape (out_features, in_features), are kept."""
 
 
 class _Problem(NamedTuple):
@@ -95,10 +100,29 @@ class ALPS:
         if statistics is None or not statistics.tokens:
             counts = row_counts(weight.shape[0], weight.shape[1], rate)
             return Pruned(keep_highest_per_row(weight.abs(), counts), notes=[UNSEEN])
+        return self._optimize(weight, statistics, lambda scores: keep_highest(scores, cut))
+
+    def prune_pattern(
+        self, weight: torch.Tensor, keep: int, of: int, statistics: Statistics | None
+    ) -> Pruned:
+        """The same with the nonzeros that a pattern allows.
+
+        Raises:
+            NumericalError: as `prune` does.
+        """
+        if statistics is None or not statistics.tokens:
+            return Pruned(keep_highest_in_groups(weight.abs(), keep, of), notes=[UNSEEN])
+        return self._optimize(
+            weight, statistics, lambda scores: keep_highest_in_groups(scores, keep, of)
+        )
+
+    def _optimize(
+        self, weight: torch.Tensor, statistics: Statistics, choose: _Choice
+    ) -> Pruned:
         assert isinstance(statistics, Gram)
         problem = self._problem(statistics)
         target = weight * problem.scale
-        mask, notes = self._support(target, problem, cut)
+        mask, notes = self._support(target, problem, choose)
         found = self._solve(target, mask, problem)
         # What is always multiplied by 0 may be anything; it stays what it was.
         scale = torch.where(problem.scale > 0, problem.scale, 1.0)
@@ -111,12 +135,13 @@ class ALPS:
         return Pruned(mask, found.masked_fill_(~mask, 0.0), notes)
 
     def _support(
-        self, target: torch.Tensor, problem: _Problem, cut: int
+        self, target: torch.Tensor, problem: _Problem, choose: _Choice
     ) -> tuple[torch.Tensor, list[str]]:
         """Which weights ADMM ends with, shape (out_features, in_features)."""
         product = target @ problem.gram
         rho = self._rho
-        mask = keep_highest(target.abs(), cut)
+        mask = choose(target.abs())
+        kept = int(mask.sum())
         sparse = target.masked_fill(~mask, 0.0)
         dual = torch.zeros_like(target)
         inverse = _inverse(problem, rho)
@@ -124,7 +149,7 @@ class ALPS:
         for i in range(1, self._iterations + 1):
             dense = (product - dual + rho * sparse) @ inverse
             wanted = dense + dual / rho
-            mask = keep_highest(wanted.abs(), cut)
+            mask = choose(wanted.abs())
             sparse = wanted.masked_fill(~mask, 0.0)
             dual += rho * (dense - sparse)
             if i % _EVERY:
@@ -132,7 +157,7 @@ class ALPS:
             moved = int((mask ^ before).sum()) // 2
             if not moved:
                 return mask, []
-            share = moved / (target.numel() - cut)
+            share = moved / max(kept, 1)
             rho *= next(factor for least, factor in _RHO if share >= least)
             inverse = _inverse(problem, rho)
             before = mask

@@ -6,7 +6,7 @@ import torch
 
 from . import Pruned, Statistics
 from .rounding import total_count
-from .selection import keep_highest
+from .selection import keep_highest, keep_highest_in_groups
 
 __all__ = ["Magnitude"]
 
@@ -26,3 +26,9 @@ class Magnitude:
     def prune(self, weight: torch.Tensor, rate: float, statistics: Statistics | None) -> Pruned:
         """Keep the largest magnitudes of `weight`, shape (out_features, in_features)."""
         return Pruned(keep_highest(weight.abs(), total_count(weight.numel(), rate)))
+
+    def prune_pattern(
+        self, weight: torch.Tensor, keep: int, of: int, statistics: Statistics | None
+    ) -> Pruned:
+        """Keep the largest magnitudes of every group."""
+        return Pruned(keep_highest_in_groups(weight.abs(), keep, of))

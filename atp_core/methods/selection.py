@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["keep_highest", "keep_highest_per_row"]
+__all__ = ["keep_highest", "keep_highest_in_groups", "keep_highest_per_row", "tail_kept"]
 
 
 def keep_highest_per_row(scores: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
@@ -39,6 +39,33 @@ def keep_highest(scores: torch.Tensor, count: int) -> torch.Tensor:
         count: scores to drop.
     """
     return _keep(scores.reshape(1, -1), count).view_as(scores)
+
+
+def keep_highest_in_groups(scores: torch.Tensor, keep: int, of: int) -> torch.Tensor:
+    """A mask that keeps the `keep` highest of every `of` consecutive scores of a row.
+
+    Args:
+        scores: shape (rows, columns), finite.
+        keep: scores to keep in a group; a last one that is shorter keeps `tail_kept` of its own.
+        of: scores in a group.
+
+    Returns:
+        True where a score is kept. Of equal scores the first in a group are dropped first.
+    """
+    rows, columns = scores.shape
+    whole = columns - columns % of
+    mask = torch.empty_like(scores, dtype=torch.bool)
+    if whole:
+        groups = scores[:, :whole].reshape(-1, of)
+        mask[:, :whole] = _keep(groups, of - keep).view(rows, whole)
+    if tail := columns - whole:
+        mask[:, whole:] = _keep(scores[:, whole:], tail - tail_kept(tail, keep, of))
+    return mask
+
+
+def tail_kept(tail: int, keep: int, of: int) -> int:
+    """What is kept of a last group that is shorter: its share, rounded, and no more than `keep`."""
+    return min(round(tail * keep / of), keep)
 
 
 def _keep(scores: torch.Tensor, count: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ from ..engine.statistics import Gram
 from ..errors import NumericalError
 from . import Pruned, Statistics
 from .rounding import check_rate, row_counts, total_count
-from .selection import keep_highest, keep_highest_per_row
+from .selection import keep_highest, keep_highest_in_groups, keep_highest_per_row
 from .wanda import UNSEEN
 
 __all__ = ["SparseGPT"]
@@ -64,6 +64,31 @@ class SparseGPT:
         work = weight.clone()
         work[:, statistics.matrix.diagonal() == 0] = 0.0
         mask = self._sweep(work, factor, rate)
+        return Pruned(mask, work, list(notes))
+
+    def prune_pattern(
+        self, weight: torch.Tensor, keep: int, of: int, statistics: Statistics | None
+    ) -> Pruned:
+        """Choose the weights of a group when the sweep reaches it, and update those behind it.
+
+        Raises:
+            NumericalError: H cannot be factorized even with the highest damping.
+        """
+        if statistics is None or not statistics.tokens:
+            return Pruned(keep_highest_in_groups(weight.abs(), keep, of), notes=[UNSEEN])
+        assert isinstance(statistics, Gram)
+        factor, notes = self._factor(statistics)
+        work = weight.clone()
+        work[:, statistics.matrix.diagonal() == 0] = 0.0
+        mask = torch.ones_like(work, dtype=torch.bool)
+        scale = factor.diagonal()
+        columns = work.shape[1]
+        for start in range(0, columns, of):
+            stop = min(start + of, columns)
+            scores = (work[:, start:stop] / scale[start:stop]).square()
+            mask[:, start:stop] = keep_highest_in_groups(scores, keep, of)
+            self._update(work, factor, ~mask[:, start:stop], start)
+        work.masked_fill_(~mask, 0.0)
         return Pruned(mask, work, list(notes))
 
     def _sweep(self, work: torch.Tensor, factor: torch.Tensor, rate: float) -> torch.Tensor:

@@ -7,7 +7,7 @@ import torch
 from ..engine.statistics import ColumnNorms
 from . import Pruned, Statistics
 from .rounding import row_counts
-from .selection import keep_highest_per_row
+from .selection import keep_highest_in_groups, keep_highest_per_row
 
 __all__ = ["UNSEEN", "Wanda"]
 
@@ -32,9 +32,22 @@ class Wanda:
     def prune(self, weight: torch.Tensor, rate: float, statistics: Statistics | None) -> Pruned:
         """Keep the highest scores of each row of `weight`, shape (out_features, in_features)."""
         counts = row_counts(weight.shape[0], weight.shape[1], rate)
-        scores = weight.abs()
-        if statistics is None or not statistics.tokens:
-            return Pruned(keep_highest_per_row(scores, counts), notes=[UNSEEN])
-        assert isinstance(statistics, ColumnNorms)
-        norms = (statistics.squares / statistics.sequences).sqrt()
-        return Pruned(keep_highest_per_row(scores.mul_(norms), counts))
+        scores, notes = _scores(weight, statistics)
+        return Pruned(keep_highest_per_row(scores, counts), notes=notes)
+
+    def prune_pattern(
+        self, weight: torch.Tensor, keep: int, of: int, statistics: Statistics | None
+    ) -> Pruned:
+        """Keep the highest scores of every group."""
+        scores, notes = _scores(weight, statistics)
+        return Pruned(keep_highest_in_groups(scores, keep, of), notes=notes)
+
+
+def _scores(
+    weight: torch.Tensor, statistics: Statistics | None
+) -> tuple[torch.Tensor, list[str]]:
+    scores = weight.abs()
+    if statistics is None or not statistics.tokens:
+        return scores, [UNSEEN]
+    assert isinstance(statistics, ColumnNorms)
+    return scores.mul_((statistics.squares / statistics.sequences).sqrt()), []
