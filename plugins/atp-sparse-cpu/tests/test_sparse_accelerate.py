@@ -291,7 +291,7 @@ def ratios(packed_ways: list[float]) -> list[dict[str, float]]:
 def test_choice_is_never_slower_unless_memory_comes_first() -> None:
     speeds = [3.0, 2.0, 1.5, 1.2, 1.1, 1.0, 0.98, 0.9, 0.5]
     kept = _tune.choose(ratios(speeds), keep_dense=True)
-    # Where the dense weight is kept for some, it is used wherever it is faster at all.
+    # Where the dense weight is kept for some, it is used wherever a packed one gains little.
     assert kept.plan == (Way.FP32,) * 5 + (Way.DENSE,) * 4
     assert kept.speedups == (*speeds[:5], 1.0, 1.0, 1.0, 1.0)
     none_slow = _tune.choose(ratios([2.0] * 8 + [0.985]), keep_dense=True)

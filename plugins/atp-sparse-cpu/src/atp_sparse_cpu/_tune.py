@@ -28,6 +28,9 @@ TOLERANCE = 0.98
 Nearer than the 5 % that are promised, as measuring is off by some per cent itself.
 """
 
+_SURE = 1.05
+"""What a way must gain over a dense weight that is in memory anyway."""
+
 _SECONDS = 0.02  # for one way of one bucket
 _LEAST, _MOST = 5, 25  # rounds
 _COLD_BYTES = 96 << 20
@@ -67,8 +70,8 @@ def choose(ratios: Ratios, *, keep_dense: bool) -> Choice:
     plan: list[int] = []
     speedups: list[float] = []
     for name, ratio in best:
-        # Where the dense weight is in memory, using it costs nothing more.
-        slow = kept_anyway and ratio <= 1
+        # Where the dense weight is in memory, using it costs nothing more, and is never slower.
+        slow = kept_anyway and ratio <= _SURE
         plan.append(int(Path.DENSE if slow else Path[name]))
         speedups.append(1.0 if slow else ratio)
     kept = ", dense kept for some" if Path.DENSE in plan else ""
