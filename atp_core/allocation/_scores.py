@@ -9,8 +9,9 @@ import torch
 from ..records import Block, Chain, Schedule
 from . import AllocationRequest, Observed
 from .budget import solve_intercept
+from .uniform import Uniform
 
-__all__ = ["by_offsets", "min_max", "wanda_scores"]
+__all__ = ["by_offsets", "min_max", "uniform_as", "wanda_scores"]
 
 
 def wanda_scores(block: Block, observed: Observed) -> Iterator[torch.Tensor]:
@@ -33,6 +34,12 @@ def min_max(scores: Sequence[float]) -> list[float]:
     if not high > low:
         return [0.0] * len(scores)
     return [(score - low) / (high - low) for score in scores]
+
+
+def uniform_as(name: str, request: AllocationRequest) -> Schedule:
+    """Uniform sparsity, told as the start of an allocation's search."""
+    rates = Uniform().allocate(AllocationRequest(request.chains, request.sparsity)).rates
+    return Schedule(rates, request.target, name)
 
 
 def by_offsets(

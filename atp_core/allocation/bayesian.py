@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from ..records import Schedule
 from . import AllocationRequest, ScheduleJudge
+from ._scores import uniform_as
 from .budget import solve_intercept
-from .uniform import Uniform
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -46,8 +46,7 @@ class _Bayesian:
             UsageError: an option is unknown or outside its range.
         """
         self._options(request)
-        rates = Uniform().allocate(AllocationRequest(request.chains, request.sparsity)).rates
-        return Schedule(rates, request.target, self.name)
+        return uniform_as(self.name, request)
 
     def trials(self, request: AllocationRequest) -> int:
         """How many schedules are tried, uniform among them."""

@@ -13,9 +13,8 @@ from ..errors import NumericalError
 from ..records import Block, Chain, Schedule
 from . import AllocationRequest, Observed, ScheduleJudge
 from ._options import number, only, whole
-from ._scores import by_offsets, wanda_scores
+from ._scores import by_offsets, uniform_as, wanda_scores
 from .budget import beta_max
-from .uniform import Uniform
 
 __all__ = ["Sensitivity"]
 
@@ -60,8 +59,7 @@ class Sensitivity:
             UsageError: an option is unknown or outside its range.
         """
         self._options(request)
-        rates = Uniform().allocate(AllocationRequest(request.chains, request.sparsity)).rates
-        return Schedule(rates, request.target, self.name)
+        return uniform_as(self.name, request)
 
     def trials(self, request: AllocationRequest) -> int:
         """How many schedules are tried at most."""

@@ -28,7 +28,7 @@ def reasons(report: AccelerationReport) -> dict[str, str]:
 
 
 def packed(report: AccelerationReport) -> set[str]:
-    return {layer.name for layer in report.layers if layer.accelerated}
+    return {layer.name for layer in report.layers if layer.sparse}
 
 
 def mlp(width: int = 64) -> nn.Sequential:

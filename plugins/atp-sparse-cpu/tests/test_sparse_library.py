@@ -51,7 +51,7 @@ def test_without_a_compiler_all_stays_dense_and_one_warning_says_so() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         accelerate(model)
-    assert report.accelerated == 0 and model[0] is layer
+    assert report.sparse_layers == 0 and model[0] is layer
     assert "no kernels: no C compiler" in report.layers[0].reason
     assert torch.equal(model(x), nn.functional.linear(x, layer.weight, layer.bias))
     info = runtime_info()
@@ -134,7 +134,7 @@ def test_without_a_place_to_write_it_is_compiled_for_this_process(
     found = _library.library()
     assert found is not None and found.origin == "compiled now"
     model = sparse_model()
-    assert accelerate(model, tune=False).accelerated == 1
+    assert accelerate(model, tune=False).sparse_layers == 1
     _library.forget()
 
 

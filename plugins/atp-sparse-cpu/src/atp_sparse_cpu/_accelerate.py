@@ -99,7 +99,7 @@ def accelerate(
             original = weight.data if int8 and weight is not None else None
             report = _replace(candidate, sparsity, total, int8, tune, keep_dense == "auto")
             layers.append(report)
-            if report.accelerated:
+            if report.sparse:
                 done.append((candidate, original))
     except BaseException:
         for candidate, original in done:
@@ -151,17 +151,18 @@ def _replace(
     for parent, name in candidate.slots:
         parent._modules[name] = sparse
     buckets = [name_of_bucket(index) for index in range(len(BUCKETS))]
+    ways = [Path(way).name.lower() for way in choice.plan]
     return LayerReport(
         candidate.name,
         (packed.rows, packed.columns),
-        str(weight.dtype).removeprefix("torch."),
         sparsity,
-        True,
+        " ".join(dict.fromkeys(ways)),
         choice.reason,
         dense_bytes,
         sparse.bytes,
-        {bucket: Path(way).name.lower() for bucket, way in zip(buckets, choice.plan, strict=True)},
-        dict(zip(buckets, choice.speedups, strict=False)),
+        dtype=str(weight.dtype).removeprefix("torch."),
+        ways=dict(zip(buckets, ways, strict=True)),
+        speedups=dict(zip(buckets, choice.speedups, strict=False)),
     )
 
 
@@ -175,7 +176,9 @@ def _left(candidate: Candidate, sparsity: float, reason: str) -> LayerReport:
         shape, kind = (rows, columns), weight.dtype
         dense_bytes = taken = weight.numel() * weight.element_size()
     name = str(kind).removeprefix("torch.")
-    return LayerReport(candidate.name, shape, name, sparsity, False, reason, dense_bytes, taken)
+    return LayerReport(
+        candidate.name, shape, sparsity, "dense", reason, dense_bytes, taken, dtype=name
+    )
 
 
 def _sparsity(candidate: Candidate) -> float:
@@ -191,10 +194,10 @@ def _sparsity(candidate: Candidate) -> float:
 def _unfit(candidate: Candidate, sparsity: float, least: float, int8: bool, tune: bool) -> str:
     if sparsity < least:
         return f"sparsity {sparsity:.3f} is below {least:g}"
-    if tune and candidate.weight.numel() < _LEAST_WEIGHTS:
-        return f"too small to gain: fewer than {_LEAST_WEIGHTS:,} weights"
     if why := unavailable():
         return f"no kernels: {why}"
+    if tune and candidate.weight.numel() < _LEAST_WEIGHTS:
+        return f"too small to gain: fewer than {_LEAST_WEIGHTS:,} weights"
     stored = torch.int8 if int8 else candidate.weight.dtype
     if not kernels_for(stored):
         return f"this processor has no instructions for {str(stored).removeprefix('torch.')} values"

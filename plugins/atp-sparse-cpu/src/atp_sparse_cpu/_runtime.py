@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from atp_core.errors import ModelError
@@ -53,17 +54,11 @@ class SparseCpu:
 
         _put(model, weights or {})
         report = accelerate(model)
+        names = [field.name for field in fields(AcceleratedLayer)]
+        # Without what only this package tells.
         return Acceleration(
-            layers=tuple(
-                AcceleratedLayer(
-                    name=layer.name,
-                    shape=layer.shape,
-                    sparsity=layer.sparsity,
-                    kernel=" ".join(dict.fromkeys(layer.ways.values())) or "dense",
-                    reason=layer.reason,
-                    dense_bytes=layer.dense_bytes,
-                    bytes=layer.bytes,
-                )
+            tuple(
+                AcceleratedLayer(**{name: getattr(layer, name) for name in names})
                 for layer in report.layers
             )
         )

@@ -22,12 +22,9 @@ if TYPE_CHECKING:
     from ._linear import SparseLinear
     from ._packed import PackedWeight, pack, unpack
     from ._platform import runtime_info
-    from ._report import AccelerationReport, LayerReport
 
 __all__ = [
     "ATP_HOOK_API",
-    "AccelerationReport",
-    "LayerReport",
     "PackedWeight",
     "SparseLinear",
     "accelerate",
@@ -44,7 +41,6 @@ ATP_HOOK_API = 1
 _HOMES = {
     **dict.fromkeys(("accelerate", "restore"), "_accelerate"),
     **dict.fromkeys(("PackedWeight", "pack", "unpack"), "_packed"),
-    **dict.fromkeys(("AccelerationReport", "LayerReport"), "_report"),
     "SparseLinear": "_linear",
     "runtime_info": "_platform",
 }

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from atp_core.errors import ModelError, UsageError
+from atp_core.runtime import AcceleratedLayer, Acceleration
 
 from ._choose import Plan, Route, fixed_plan, measured_plan
 from ._linear import SparseLinear
 from ._packed import DTYPES, pack
 from ._platform import check, interpreted, semi_structured_problem, triton_problem
 from ._products import Formats
-from ._report import AccelerationReport, LayerReport
 from ._semi_structured import convert, has_pattern, unfit
 
 __all__ = ["accelerate", "restore"]
@@ -28,7 +28,7 @@ def accelerate(
     min_sparsity: float = 0.4,
     keep_dense: bool = True,
     weights: Mapping[str, Tensor] | None = None,
-) -> AccelerationReport:
+) -> Acceleration:
     """Replace, in place, every `nn.Linear` whose zeros pay on this GPU.
 
     Each layer's routes are timed on its device against the dense product, once for all layers of
@@ -62,7 +62,7 @@ def accelerate(
     if weights:
         _write(model, weights)
     try:
-        return AccelerationReport(tuple(_replace(model, min_sparsity, keep_dense)))
+        return Acceleration(tuple(_replace(model, min_sparsity, keep_dense)))
     except BaseException:
         restore(model)
         raise
@@ -76,7 +76,7 @@ def restore(model: nn.Module) -> None:
                 setattr(module, key, child.restored())
 
 
-def _replace(model: nn.Module, min_sparsity: float, keep_dense: bool) -> Iterator[LayerReport]:
+def _replace(model: nn.Module, min_sparsity: float, keep_dense: bool) -> Iterator[AcceleratedLayer]:
     """Replace layer by layer."""
     owners = Counter(
         id(parameter)
@@ -101,10 +101,10 @@ def _replace(model: nn.Module, min_sparsity: float, keep_dense: bool) -> Iterato
         if made is not None:
             setattr(parent, key, made)
         dense_bytes = layer.in_features * layer.out_features * layer.weight.element_size()
-        yield LayerReport(
+        yield AcceleratedLayer(
             name=name,
             shape=(layer.out_features, layer.in_features),
-            sparsity=zeros,
+            sparsity=zeros or 0.0,
             kernel=str(made.plan) if made else "dense",
             reason=reason or "",
             dense_bytes=dense_bytes,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from atp_core.runtime import AcceleratedLayer, Acceleration
+from atp_core.runtime import Acceleration
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -48,13 +47,7 @@ class SparseGpuRuntime:
         from ._accelerate import accelerate
 
         self.check()
-        found = accelerate(model, keep_dense=self._keep_dense, weights=weights)
-        layers = []
-        for layer in found.layers:
-            row = asdict(layer)
-            row["sparsity"] = layer.sparsity or 0.0
-            layers.append(AcceleratedLayer(**row))
-        return Acceleration(layers=tuple(layers))
+        return accelerate(model, keep_dense=self._keep_dense, weights=weights)
 
     def restore(self, model: nn.Module) -> None:
         """Put the dense layers back, bit for bit."""
