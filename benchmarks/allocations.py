@@ -105,11 +105,14 @@ def _merged(known: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     def key(cell: dict[str, Any]) -> tuple[Any, ...]:
         return cell["method"], cell["sparsity"], cell["allocation"]
 
+    def order(one: tuple[Any, ...]) -> tuple[Any, ...]:
+        method, sparsity, allocation = one
+        return method, sparsity, allocation != "uniform", "bayes" in allocation, allocation
+
     cells = {key(cell): cell for cell in [*more["cells"], *known["cells"]]}
-    order = sorted(cells, key=lambda one: one[:2])
     return {
         **known,
-        "cells": [cells[one] for one in order],
+        "cells": [cells[one] for one in sorted(cells, key=order)],
         "command": f"{known['command']}\n{more['command']}",
     }
 

@@ -42,7 +42,7 @@ OUTPUT = Path(__file__).resolve().parent / "results" / "theory.json"
 MODELS = ("stories260k", "vit-cifar10", "clip-cifar10", "smollm2-135m")
 SPARSITY = 0.6
 SCHEDULES = 40
-FEWER = {"smollm2-135m": 12}
+FEWER = {"smollm2-135m": 10}
 """Schedules of models on which a trial takes long."""
 STEPS = 10
 
