@@ -420,12 +420,13 @@ def inspect(
     loaded = session.load(meta=not weights)
     chains = session.locate(loaded, every=True)
     zeros: dict[str, int] = {}
+    patterns: dict[str, Sequence[str]] = {}
     if weights:
-        for chain in chains:
-            for block in chain.blocks:
-                zeros[block.name] = sum(
-                    int((weight.matrix() == 0).sum()) for weight in block.weights
-                )
+        from .engine.counting import count_zeros, patterns_of
+
+        for block in (block for chain in chains for block in chain.blocks):
+            zeros[block.name] = count_zeros(block)
+            patterns[block.name] = patterns_of(block)
     return InspectResult(
         source=source.text,
         plugin=session.plugin,
@@ -433,6 +434,7 @@ def inspect(
         chains=chains,
         total_parameters=_parameters(loaded),
         zeros=zeros,
+        patterns=patterns,
     )
 
 

@@ -139,6 +139,8 @@ class InspectResult:
 
     Attributes:
         zeros: block name → weights that are zero; empty where no weights were read.
+        patterns: block name → the N:M patterns that all its weights keep to, of M = 4, 8 and 16;
+            those with N < M only.
     """
 
     source: str
@@ -147,6 +149,7 @@ class InspectResult:
     chains: Sequence[Chain]
     total_parameters: int
     zeros: Mapping[str, int] = field(default_factory=dict)
+    patterns: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON-ready data."""
@@ -172,7 +175,10 @@ class InspectResult:
                                 for weight in block.weights
                             ],
                             **(
-                                {"sparsity": self.zeros[block.name] / block.parameters}
+                                {
+                                    "sparsity": self.zeros[block.name] / block.parameters,
+                                    "patterns": list(self.patterns.get(block.name, ())),
+                                }
                                 if block.name in self.zeros
                                 else {}
                             ),

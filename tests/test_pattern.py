@@ -217,8 +217,15 @@ def test_two_of_four_from_the_command_line(
     for name, mask in masks_of(tmp_path / "out").items():
         if mask.dim() == 2:
             assert bool((kept_in_groups(mask, 4) <= 2).all()), name
-    recipe = (tmp_path / "out" / "recipe.yaml").read_text("utf-8")
-    assert "pattern: '2:4'" in recipe or "pattern: 2:4" in recipe
+    assert Recipe.load(tmp_path / "out" / "recipe.yaml").pattern == "2:4"
+    assert main(["inspect", str(tmp_path / "out"), "--json"]) == 0
+    [chain] = json.loads(capsys.readouterr().out)["chains"]
+    assert all("2:4" in block["patterns"] for block in chain["blocks"])
+    assert main(["inspect", str(tmp_path / "out")]) == 0
+    assert "2:4, 4:8" in capsys.readouterr().out
+    assert main(["inspect", str(stories), "--json"]) == 0
+    [dense] = json.loads(capsys.readouterr().out)["chains"]
+    assert all(block["patterns"] == [] for block in dense["blocks"])
 
 
 def test_mixed_groups_follow_the_schedule(stories: Path, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def print_inspection(result: InspectResult, console: Console, *, every: bool = F
     """
     _line(console, f"{result.source} is handled by plugin {result.plugin}: {result.reason}")
     for chain in result.chains:
-        console.print(_chain_table(chain, result.zeros, every))
+        console.print(_chain_table(chain, result, every))
         for name, why in chain.dense.items():
             _line(console, f"  dense: {name} ({why})", style="dim")
     prunable = sum(chain.parameters for chain in result.chains)
@@ -208,7 +208,9 @@ def _print_size(result: PruneResult, console: Console) -> None:
     _line(console, HONEST_LINE, style="dim")
 
 
-def _chain_table(chain: Chain, zeros: Mapping[str, int], every: bool) -> Table:
+def _chain_table(chain: Chain, result: InspectResult, every: bool) -> Table:
+    zeros, patterns = result.zeros, result.patterns
+    patterned = any(patterns.get(block.name) for block in chain.blocks)
     table = _table(
         f"chain {chain.name}: {len(chain.blocks)} blocks, {chain.parameters:,} prunable weights"
     )
@@ -219,11 +221,15 @@ def _chain_table(chain: Chain, zeros: Mapping[str, int], every: bool) -> Table:
     if zeros:
         table.add_column("sparsity", justify="right")
         table.add_column("", min_width=_BAR, no_wrap=True)
+    if patterned:
+        table.add_column("N:M")
     for block in chain.blocks:
         cells = [escape(block.name), *([""] if every else []), f"{block.parameters:,}"]
         if zeros:
             rate = zeros.get(block.name, 0) / block.parameters if block.parameters else 0.0
             cells += [f"{rate:.3f}", _bar(rate)]
+        if patterned:
+            cells.append(", ".join(patterns.get(block.name, ())))
         table.add_row(*cells)
         for weight in block.weights if every else ():
             rows, columns = weight.shape
