@@ -571,22 +571,21 @@ def _zero_shot() -> dict[str, Any]:
 
 
 def _zero_shot_table() -> str:
-    """Accuracy on each task, a column a model."""
-    found = _zero_shot()
-    models = found["models"]
+    """A model a row: accuracy on each task, and averages."""
+    models = _zero_shot()["models"]
     metrics = [name for name in models["dense"]["metrics"] if name.endswith("/acc")]
-    rows = [
-        "| task | " + " | ".join(models) + " |",
-        "|---|" + "---:|" * len(models),
-    ]
-    for metric in metrics:
-        figures = (models[model]["metrics"][metric] for model in models)
-        cells = (f"{100 * f['value']:.1f} ± {100 * f['stderr']:.1f}" for f in figures)
-        rows.append(f"| {metric.removesuffix('/acc')} | " + " | ".join(cells) + " |")
     # Models that have lost much answer BoolQ with its commoner answer, and gain by it.
     six = [m for m in metrics if not m.startswith(("boolq/", "zeroshot7/"))]
-    means = (sum(models[model]["metrics"][m]["value"] for m in six) / len(six) for model in models)
-    rows.append("| mean without boolq | " + " | ".join(f"{100 * m:.1f}" for m in means) + " |")
+    heads = [metric.removesuffix("/acc") for metric in metrics]
+    rows = [
+        "| model | " + " | ".join(heads) + " | mean without boolq |",
+        "|---|" + "---:|" * (len(metrics) + 1),
+    ]
+    for name, model in models.items():
+        figures = [model["metrics"][metric] for metric in metrics]
+        cells = [f"{100 * f['value']:.1f} ± {100 * f['stderr']:.1f}" for f in figures]
+        mean = sum(model["metrics"][metric]["value"] for metric in six) / len(six)
+        rows.append(f"| {name} | " + " | ".join(cells) + f" | {100 * mean:.1f} |")
     return "\n".join(rows)
 
 
@@ -600,7 +599,7 @@ def _zero_shot_differences() -> str:
         if not one["metric"].endswith("/acc"):
             continue
         average = one["metric"].startswith("zeroshot7")
-        if one["reference"] == "dense" and not average:
+        if not average and not one["reference"].endswith("uniform"):
             continue
         task = one["metric"].removesuffix("/acc")
         low, high = one["interval"]

@@ -20,6 +20,7 @@ from atp_core.cli import main
 from atp_core.errors import UnknownNameError
 from atp_core.hookspecs import hookimpl
 from atp_core.methods import Pruned
+from atp_core.methods.selection import keep_highest_in_groups
 from atp_core.records import (
     Block,
     Chain,
@@ -350,6 +351,20 @@ class Flooring(Method):
         return Pruned(mask)
 
 
+class Grouping(Method):
+    def prune_pattern(
+        self, weight: torch.Tensor, keep: int, of: int, statistics: Any
+    ) -> Pruned:
+        return Pruned(keep_highest_in_groups(weight.abs(), keep, of))
+
+
+class Crowding(Grouping):
+    def prune_pattern(
+        self, weight: torch.Tensor, keep: int, of: int, statistics: Any
+    ) -> Pruned:
+        return super().prune_pattern(weight, keep + 1, of, statistics)
+
+
 class Writing(Method):
     def prune(self, weight: torch.Tensor, rate: float, statistics: Any) -> Pruned:
         found = super().prune(weight, rate, statistics)
@@ -471,7 +486,8 @@ def offering(hook: str, target: Callable[[], Any]) -> Any:
 @pytest.mark.parametrize(
     ("hook", "good", "count"),
     [
-        ("atp_methods", Method, 6),
+        ("atp_methods", Method, 7),
+        ("atp_methods", Grouping, 7),
         ("atp_allocators", Flat, 5),
         ("atp_executors", InOrder, 6),
         ("atp_executors", Backwards, 6),
@@ -489,6 +505,7 @@ def test_good_offers_pass(hook: str, good: Any, count: int, tmp_path: Path) -> N
     [
         ("atp_methods", Flooring, "cuts its share", "weights it cut"),
         ("atp_methods", Writing, "decides the same twice", "it changed the weight it was given"),
+        ("atp_methods", Crowding, "N:M pattern", "keeps 3, not 2, for 2:4"),
         ("atp_methods", Renamed, "is built", "offered as 'mine' and calls itself 'other'"),
         ("atp_allocators", Greedier, "meets the budget", "was asked for"),
         ("atp_allocators", Anything, "refuses options", "was passed over"),

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 
 from ...methods import Method, Pruned, Statistics
-from .._check import checker, require
+from ...methods.selection import tail_kept
+from .._check import CheckSkipped, checker, require
 from ._offered import OfferSubject, built
 
 __all__ = ["CHECKS", "MethodSubject"]
@@ -141,3 +142,25 @@ def _unseen(subject: MethodSubject) -> None:
     verdict = method.prune(weight, 0.5, None)
     cut = int((~verdict.mask).sum())
     require(abs(cut - 30) <= 1, f"without statistics it cut {cut} of 60 weights at rate 0.5")
+
+
+@_check("keeps to an N:M pattern, if it knows any")
+def _pattern(subject: MethodSubject) -> None:
+    method = subject.build()
+    prune = getattr(method, "prune_pattern", None)
+    if prune is None:
+        raise CheckSkipped("it has no `prune_pattern`, so --pattern refuses it")
+    for what, weight, inputs in _weights():
+        for keep, of in ((2, 4), (3, 8)):
+            with torch.inference_mode():
+                verdict = prune(weight.clone(), keep, of, subject.statistics(method, inputs))
+            require(isinstance(verdict, Pruned), f"it gave {type(verdict).__name__}, not Pruned")
+            for start in range(0, weight.shape[1], of):
+                kept = verdict.mask[:, start : start + of].sum(1)
+                size = min(of, weight.shape[1] - start)
+                wanted = keep if size == of else tail_kept(size, keep, of)
+                require(
+                    bool((kept == wanted).all()),
+                    f"of {size} consecutive {what} it keeps {kept.tolist()[0]}, not {wanted}, "
+                    f"for {keep}:{of}",
+                )
