@@ -154,8 +154,8 @@ def cost() -> dict[str, Any]:
     from atp_core.trials.journal import Journal
 
     shared = {
-        "source": SOURCE, "sparsity": 0.6, "samples": 32, "seqlen": 512, "search_samples": 8,
-        "baseline": False,
+        "source": SOURCE, "sparsity": 0.6, "samples": 16, "seqlen": 512, "search_samples": 8,
+        "baseline": False, "dtype": "bfloat16",
     }  # fmt: skip
     first = Session(Recipe.make({**shared, "beta": 0.0}), Source(SOURCE))
     rows: list[list[Any]] = []
@@ -181,8 +181,8 @@ def cost() -> dict[str, Any]:
         "title": "(d) Finding β and pruning, against pruning to one rate",
         "command": "python benchmarks/run.py cost",
         "text": (
-            "S = 0.6, Wanda, 32 calibration samples of 512 tokens, trials on 8 of them and judged "
-            "on 8 windows, as by default; the report is not measured. Ratios of CPU seconds."
+            "S = 0.6, Wanda, bfloat16, 16 calibration samples of 512 tokens, trials on 8 of them "
+            "and judged on 8 windows; the report is not measured. Ratios of CPU seconds."
         ),
         "columns": ["--inputs, --beta", "trials", "seconds", "CPU seconds", "ratio"],
         "rows": rows,

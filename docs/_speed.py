@@ -95,7 +95,7 @@ def slowest() -> str:
 
 def models() -> str:
     """Whole models, a row for each type, number of threads and kind of work."""
-    found = _read("sparse_models.json")
+    found = _models()
     keys = _kept(found, "model", "dtype", "threads", "name", "batch")
     lines = [
         _row(["model", "type", "threads", "work", "batch", "dense, 1/s", "50 %", "70 %"]),
@@ -110,14 +110,15 @@ def models() -> str:
         model, dtype, threads, work, batch = key
         cells = [f"{rows[s]['speedup']:.2f}×" if s in rows else "" for s in (0.5, 0.7)]
         rate = max(rows.values(), key=lambda row: row["sparsity"])
-        dense = f"{rate['dense_per_second']:.3g} {rate['unit']}"
+        speed = rate["dense_per_second"]
+        dense = f"{speed:,.0f} {rate['unit']}" if speed >= 100 else f"{speed:.3g} {rate['unit']}"
         lines.append(_row([MODELS[model], dtype, threads, work, batch, dense, *cells]))
     return "\n".join(lines)
 
 
 def memory() -> str:
     """Memory of all weights under the runtime, as a share of the dense model's."""
-    found = _read("sparse_models.json")
+    found = _models()
     lines = [_row(["model", "type", "50 %", "70 %"]), _rule(3)]
     for model, dtype in _kept(found, "model", "dtype"):
         cells = []
@@ -178,6 +179,11 @@ def growth() -> str:
         ]
         lines.append(_row([f"{axis}, {sizes[0]} to {sizes[-1]}", *exponents, *ratios]))
     return "\n".join(lines)
+
+
+def _models() -> list[dict[str, Any]]:
+    order = list(MODELS)
+    return sorted(_read("sparse_models.json"), key=lambda row: order.index(row["model"]))
 
 
 def _read(name: str) -> Any:
