@@ -122,10 +122,11 @@ def draw_growth(figure: Any, ink: str, colours: tuple[str, ...]) -> None:
         panel.set_xscale("log")
         panel.set_yscale("log")
         panel.set_xticks(sizes, [str(size) for size in sizes])
+        panel.set_yticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
         panel.minorticks_off()
         panel.set_xlabel(axis)
     panels[0].set_ylabel("seconds")
-    panels[0].legend(loc="upper left")
+    panels[1].legend(loc="lower right", fontsize=10)
 
 
 DRAWN: dict[str, tuple[Callable[[Any, str, tuple[str, ...]], None], tuple[float, float]]] = {
