@@ -260,6 +260,10 @@ class TestMemory:
             assert (found.preprocess is preprocess) == (form is not tokenizer)
         assert found.config["model_cfg"]["embed_dim"] == 512
 
+    def test_the_processor_of_a_loaded_model_serves_again(self, loaded: LoadedModel) -> None:
+        source = Source("mine", model=loaded.model, processor=loaded.processor)
+        assert atp_open_clip.atp_load(source, LoadRequest()).processor is loaded.processor
+
     def test_without_a_processor_it_is_open_clips_own(self, loaded: LoadedModel) -> None:
         source = Source("mine", model=loaded.model)
         found = atp_open_clip.atp_load(source, LoadRequest()).processor

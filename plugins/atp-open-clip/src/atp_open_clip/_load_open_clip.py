@@ -127,7 +127,8 @@ def in_memory(source: Source, request: LoadRequest) -> LoadedModel:
     """A model the caller holds, with what `source.processor` says of it.
 
     The processor is a tokenizer, a pair (preprocess, tokenizer), or a mapping with "preprocess",
-    "tokenizer" and "model_cfg" (the name of an architecture, or its config), which saving needs.
+    "tokenizer" and "model_cfg" (the name of an architecture, or its config), which saving needs; or
+    the processor of a model that was loaded by this plugin.
     """
     model: Any = source.model
     if request.meta:
@@ -150,6 +151,8 @@ def _with(processor: OpenClipProcessor, given: Any) -> OpenClipProcessor:
     """`processor`, with what the caller gave in place of what was found."""
     if given is None:
         return processor
+    if isinstance(given, OpenClipProcessor):
+        return given
     if isinstance(given, tuple | list) and len(given) == 2:
         given = {"preprocess": given[0], "tokenizer": given[1]}
     elif not isinstance(given, Mapping):
