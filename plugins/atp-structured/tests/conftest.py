@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from _families import FAMILIES, Family
+
+# Tests are imported by path, and helpers that lie beside them by name.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from _families import FAMILIES, Family  # noqa: E402
 
 MISSING = [
     name

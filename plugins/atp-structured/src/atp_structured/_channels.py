@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -62,7 +63,9 @@ def _graph(twin: nn.Module, call: Call) -> Any:
     args = tuple(
         value.detach().clone().requires_grad_() if _is_float(value) else value for value in call[0]
     )
-    with torch.enable_grad():
+    with torch.enable_grad(), warnings.catch_warnings():
+        # It warns of parameters that belong to no layer, which are looked at below.
+        warnings.simplefilter("ignore")
         return tp.DependencyGraph().build_dependency(
             twin,
             example_inputs=(args, call[1]),

@@ -20,7 +20,7 @@ from ._layers import is_conv1d
 from ._layout import MODEL, RECORD, VERSION, WEIGHTS
 from ._state import hidden_state, owner
 
-__all__ = ["UNDERLYING", "load", "load_slim"]
+__all__ = ["UNDERLYING", "Underlying", "load", "load_slim"]
 
 UNDERLYING = "atp_structured.underlying"
 """Key of `Underlying` in `LoadedModel.cache`: the plugins, who handles the model, and where."""
