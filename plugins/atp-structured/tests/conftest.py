@@ -15,7 +15,7 @@ import torch
 # Tests are imported by path, and helpers that lie beside them by name.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from _families import FAMILIES, Family  # noqa: E402
+from _families import FAMILIES, Family
 
 MISSING = [
     name

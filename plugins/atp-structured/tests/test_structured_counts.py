@@ -22,7 +22,7 @@ class Tiny(nn.Module):
 
 
 def tiny() -> tuple[Tiny, list[PrunableWeight], list[Group]]:
-    model = Tiny()
+    model = Tiny().requires_grad_(False)
     weights = [PrunableWeight(f"{n}.weight", m) for n, m in model.named_children()]
     pairs, ones = torch.arange(8).view(4, 2), torch.arange(10).view(10, 1)
     heads = Group(

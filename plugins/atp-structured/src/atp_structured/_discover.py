@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from atp_core.loading import first_line
 from atp_core.records import Block, Calibration, Chain
 
 from ._channels import Call, channel_groups, run
@@ -40,7 +41,7 @@ class Cuttable:
     block: Block
     groups: Sequence[Group]
     layers: frozenset[str]
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
 
 def discover(chains: Sequence[Chain], calibration: Calibration) -> list[Cuttable]:
@@ -88,19 +89,16 @@ def _cuttable(chain: str, block: Block, call: Call) -> Cuttable:
         else:
             notes.append(f"heads of {group.name or 'the block'} stay: {reason}")
     attention = [one.name for one in heads] + [
-        path for path, part in block.module.named_modules()
+        path
+        for path, part in block.module.named_modules()
         if isinstance(part, nn.MultiheadAttention)
     ]
-    taken = {
-        path
-        for path, _ in block.module.named_modules()
-        if any(path == one or path.startswith(f"{one}.") for one in attention)
-    }
+    taken = {path for path, _ in block.module.named_modules() if _within(path, attention)}
     try:
         candidates = list(channel_groups(block.module, call, taken))
     except Exception as error:
         # Whatever a tracer stumbles over; heads can go all the same.
-        notes.append(f"channels stay: the forward pass cannot be traced ({_first(error)})")
+        notes.append(f"channels stay: the forward pass cannot be traced ({first_line(error)})")
         candidates = []
     for group in candidates:
         if _clashes(group, groups) or _refusal(block, group, located, call) is not None:
@@ -108,7 +106,19 @@ def _cuttable(chain: str, block: Block, call: Call) -> Cuttable:
         groups.append(group)
     if not groups:
         notes.append("nothing inside it can go")
+    elif idle := _untouched(groups, located, attention):
+        notes.append(f"{', '.join(idle)} keep their width")
     return Cuttable(chain, block, groups, frozenset(located), tuple(notes))
+
+
+def _untouched(groups: Sequence[Group], located: set[str], told: Sequence[str]) -> list[str]:
+    """Layers that no group makes narrower, but for those of attention, which is told already."""
+    touched = {member.module for group in groups for member in group.members}
+    return sorted(path for path in located - touched if not _within(path, told))
+
+
+def _within(path: str, parents: Sequence[str]) -> bool:
+    return any(path == one or path.startswith(f"{one}.") for one in parents)
 
 
 def _clashes(group: Group, others: Sequence[Group]) -> bool:
@@ -133,7 +143,7 @@ def _refusal(block: Block, group: Group, located: set[str], call: Call) -> str |
         with torch.no_grad():
             left, right = _tensors(run(thin, call)), _tensors(run(masked, call))
     except Exception as error:
-        return f"the block fails without one ({_first(error)})"
+        return f"the block fails without one ({first_line(error)})"
     if len(left) != len(right) or not all(map(_same, left, right)):
         return "the block without some is not the block with their weights at zero"
     return None
@@ -157,8 +167,3 @@ def _tensors(output: Any) -> list[torch.Tensor]:
     if isinstance(output, tuple | list) and output:
         return _tensors(output[0])
     return []
-
-
-def _first(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].strip().rstrip(".") if lines else type(error).__name__

@@ -52,7 +52,7 @@ def _figures(result: SlimResult) -> Table:
         table.add_column("slim" if who == "pruned" else who, justify="right")
     names = dict.fromkeys(name for found in shown.values() for name in found)
     for name in names:
-        row = [found[name] if name in found else None for found in shown.values()]
+        row = [found.get(name) for found in shown.values()]
         table.add_row(
             escape(name), *("-" if metric is None else f"{metric.value:.5g}" for metric in row)
         )

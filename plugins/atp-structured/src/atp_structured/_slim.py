@@ -71,6 +71,9 @@ def slim(
                 metrics["uniform"] = slimming.report_metrics("uniform", slimming.schedule(0.0))
 
         found = slimming.search(confirmed)
+        rival = recipe.schedule is None and recipe.allocation != "uniform"
+        if recipe.baseline and rival and not slimming.takes_beta:
+            metrics["uniform"] = slimming.report_metrics("uniform", slimming.uniform())
         metrics["pruned"] = slimming.report_metrics("pruned", found.schedule)
         model = session.loaded.model
         dense = _parameters(model)

@@ -18,7 +18,7 @@ from atp_core.records import Schedule
 from atp_core.trials.journal import Journal
 
 from ._counts import Budget
-from ._discover import Cuttable, discover
+from ._discover import discover
 from ._importance import lowest, scores
 from ._remove import mask, remove
 from ._result import SlimBlock, SlimGroup
