@@ -6,6 +6,8 @@ FOLDER has ``models`` and ``data`` as `_cifar10.py` says, and for smollm2-135m
 ``data/c4-cal/c4.utf8`` and ``data/wikitext-2-raw/wiki.test.raw``. β is searched on data held out
 from calibration, with uniform rates among the trials; figures are those of the report split.
 
+``shapes`` are 4 blocks of SmolLM2-135M's shapes with random weights, for times and sizes only.
+
 Times are medians over rounds in which the dense and the smaller model take turns in one process,
 and their ratio the median of the rounds' ratios. Each cell is written as it ends.
 """
@@ -13,6 +15,7 @@ and their ratio the median of the rounds' ratios. Each cell is written as it end
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import time
@@ -25,6 +28,11 @@ from _cifar10 import laid_out
 
 import atp_core
 import atp_structured
+from atp_core._plugins import build_manager
+from atp_core.records import Calibration, LoadRequest, Source
+from atp_structured._counts import Budget
+from atp_structured._discover import discover
+from atp_structured._remove import remove
 
 MODELS: dict[str, dict[str, Any]] = {
     "smollm2-135m": {
@@ -66,13 +74,16 @@ def main() -> None:
     found = json.loads(output.read_text("utf-8")) if output.exists() else {}
     with laid_out(args.root):
         for name in args.models or list(MODELS):
-            settings = dict(MODELS[name])
+            settings = dict(MODELS.get(name, {}))
             if args.report_samples is not None:
                 settings["report_samples"] = args.report_samples
             for sparsity in map(float, args.sparsities.split(",")):
                 key = f"{name}/{sparsity:g}"
                 if key not in found:
-                    found[key] = cell(dict(settings), sparsity, args.rounds)
+                    if name == "shapes":
+                        found[key] = shapes(sparsity, args.rounds)
+                    else:
+                        found[key] = cell(dict(settings), sparsity, args.rounds)
                     output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
                 print(key, json.dumps(found[key]), flush=True)
 
@@ -103,12 +114,60 @@ def cell(settings: dict[str, Any], sparsity: float, rounds: int) -> dict[str, An
     }
 
 
+def shapes(sparsity: float, rounds: int) -> dict[str, Any]:
+    """Size and time of blocks with random weights, all at one rate."""
+    import transformers
+
+    hf: Any = transformers
+    config = hf.LlamaConfig(
+        vocab_size=1024,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=4,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        tie_word_embeddings=True,
+    )
+    dense = hf.LlamaForCausalLM(config).eval()
+    slim = copy.deepcopy(dense)
+    source = Source("LlamaForCausalLM", slim)
+    plugins = build_manager()
+    loaded = plugins.caller("atp_load", "llm")(source=source, request=LoadRequest())
+    chains = plugins.caller("atp_locate", "llm")(loaded=loaded)
+    tokens = torch.arange(16)[None]
+    batch = Calibration(
+        [tokens], lambda ids: slim(ids, use_cache=False), 1, "", "", "", frozenset(), [1]
+    )
+    total = removed = 0
+    for one in discover(chains, batch):
+        budget = Budget(one.block.module, one.block.weights, one.groups)
+        counts = budget.counts(sparsity)
+        total, removed = total + budget.total, removed + budget.removed(counts)
+        for group, count in zip(one.groups, counts, strict=True):
+            remove(one.block.module, group, torch.arange(count))
+    inputs = {f"{n} tokens": torch.randint(1024, (1, n)) for n in (1, 128)}
+    return {
+        "sparsity_achieved": removed / total,
+        "bytes_dense": _bytes(dense),
+        "bytes": _bytes(slim),
+        "times": _timed(dense, slim, inputs, rounds),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
 def times(dense: Any, slim: Any, rounds: int) -> dict[str, dict[str, float]]:
     """Median seconds of a forward of each, and the median of the rounds' ratios."""
+    return _timed(dense.model, slim.model, inputs_of(dense), rounds)
+
+
+def _timed(
+    dense: torch.nn.Module, slim: torch.nn.Module, work: dict[str, torch.Tensor], rounds: int
+) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
-    for name, inputs in inputs_of(dense).items():
+    for name, inputs in work.items():
         pairs = []
-        runs = [forward(dense.model, inputs), forward(slim.model, inputs)]
+        runs = [forward(dense, inputs), forward(slim, inputs)]
         for _ in range(2):  # warm up
             for run in runs:
                 run()

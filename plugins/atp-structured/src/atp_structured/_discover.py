@@ -20,9 +20,8 @@ from ._remove import mask, remove
 
 __all__ = ["Cuttable", "discover"]
 
-# Sums over fewer terms round differently. In the model's own precision that is this many times
-# its smallest step, relative to the largest output.
-_STEPS = 64
+# Sums over fewer terms round differently: by this share of the largest output, in single precision.
+_ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -136,12 +135,14 @@ def _refusal(block: Block, group: Group, located: set[str], call: Call) -> str |
     if strange:
         return f"{strange[0]} reads them and is no prunable weight"
     dropped = torch.tensor([0, group.units - 1] if group.units > 2 else [0])
-    thin, masked = copy.deepcopy(block.module), copy.deepcopy(block.module)
+    # In the precision of a model of 16 bits, much would pass for rounding.
+    thin, masked = copy.deepcopy(block.module).float(), copy.deepcopy(block.module).float()
+    single: Call = (_single(call[0]), _single(call[1]))
     try:
         remove(thin, group, dropped)
         mask(masked, group, dropped, located)
         with torch.no_grad():
-            left, right = _tensors(run(thin, call)), _tensors(run(masked, call))
+            left, right = _tensors(run(thin, single)), _tensors(run(masked, single))
     except Exception as error:
         return f"the block fails without one ({first_line(error)})"
     if len(left) != len(right) or not all(map(_same, left, right)):
@@ -156,8 +157,19 @@ def _same(left: torch.Tensor, right: torch.Tensor) -> bool:
         return bool((left == right).all())
     if not left.numel():
         return True
-    far = float((left.float() - right.float()).abs().max())
-    return far <= _STEPS * torch.finfo(left.dtype).eps * max(float(right.float().abs().max()), 1e-6)
+    largest = max(float(right.abs().max()), 1e-6)
+    return float((left - right).abs().max()) <= _ROUNDING * largest
+
+
+def _single(value: Any) -> Any:
+    """Tensors of floats in single precision, also those in tuples, lists and mappings."""
+    if isinstance(value, torch.Tensor):
+        return value.float() if value.is_floating_point() else value
+    if type(value) in (tuple, list):
+        return type(value)(_single(one) for one in value)
+    if type(value) is dict:
+        return {key: _single(one) for key, one in value.items()}
+    return value
 
 
 def _tensors(output: Any) -> list[torch.Tensor]:
