@@ -127,7 +127,7 @@ def test_damaged_outputs_name_the_culprit(slimmed: tuple[Path, Any]) -> None:
     key = "model.layers.1.mlp.up_proj.weight"
     good = (out / "slim.safetensors").read_bytes()
 
-    _change(out, lambda tensors: tensors.pop(key) and None)
+    _change(out, lambda tensors: tensors.__delitem__(key))
     with pytest.raises(ModelError, match=f"lacks {key}"):
         atp_structured.load(out)
 

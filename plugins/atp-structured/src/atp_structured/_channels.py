@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch_pruning as tp
@@ -94,10 +94,9 @@ def _group(graph: Any, layer: nn.Module, path: str, paths: dict[int, str]) -> Gr
             if isinstance(module, nn.Parameter):
                 return None  # a bare parameter along the channels: nothing says how to cut it
             continue  # an operation
-        side = "out" if graph.is_out_channel_pruning_fn(item.dep.handler) else "in"
         at = paths[id(module)]
-        if side == "in" and _one_sided(module):
-            side = "out"
+        outputs = graph.is_out_channel_pruning_fn(item.dep.handler) or _one_sided(module)
+        side: Literal["out", "in"] = "out" if outputs else "in"
         index = _by_unit(item.idxs, item.root_idxs, count)
         if index is None:
             return None

@@ -78,11 +78,11 @@ def load_slim(source: Source, request: LoadRequest) -> LoadedModel:
 
 def _record(file: Path) -> dict[str, Any]:
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{file} cannot be read ({error}); write the model again") from None
-    known = isinstance(data, dict) and data.get("version") == VERSION
-    if not known or not isinstance(data.get("plugin"), str):
+    data: dict[str, Any] = found if isinstance(found, dict) else {}
+    if data.get("version") != VERSION or not isinstance(data.get("plugin"), str):
         raise ModelError(
             f"{file} is not of the form that this version reads ({VERSION}); write the model "
             "again, or install the version that wrote it"
