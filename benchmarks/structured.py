@@ -40,9 +40,9 @@ MODELS: dict[str, dict[str, Any]] = {
         "dtype": "bfloat16",
         "calibration": "data/c4-cal/c4.utf8",
         "report_data": "data/wikitext-2-raw/wiki.test.raw",
-        "samples": 32,
-        "search_samples": 32,
-        "report_samples": 100,
+        "samples": 16,
+        "search_samples": 8,
+        "report_samples": 50,
         "seqlen": 512,
     },
     "vit-cifar10": {
