@@ -113,6 +113,19 @@ def test_a_smaller_model_can_be_pruned_and_saved_again(
     assert float((weight == 0).float().mean()) == pytest.approx(0.5, abs=0.01)
 
 
+def test_core_may_hand_on_a_bare_copy(slimmed: tuple[Path, Any]) -> None:
+    """As ``atp bench`` does: the plugin of the whole model is found again."""
+    from atp_core.records import LoadedModel, WorkRequest
+
+    loaded = atp_core.load(str(slimmed[0]))
+    bare = LoadedModel(loaded.model, loaded.source, processor=loaded.processor)
+    asked = WorkRequest(tokens=8, steps=2)
+    work = atp_structured.atp_workloads(loaded=bare, request=asked)
+    assert {"prefill", "decode"} <= {one.name for one in work}
+    for one in work:
+        one.start()()
+
+
 def _change(out: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
     file = out / "slim.safetensors"
     with safe_open(file, framework="pt") as opened:

@@ -10,7 +10,7 @@ from typing import Any
 from atp_core.records import LoadedModel
 
 from ._layout import MODEL, RECORD, WEIGHTS
-from ._load import UNDERLYING, Underlying
+from ._load import underlying
 from ._write import write_weights
 
 __all__ = ["ask", "save"]
@@ -22,14 +22,13 @@ def ask(hook: str, loaded: LoadedModel, **arguments: Any) -> Any:
     Raises:
         PluginError: it does not have the hook.
     """
-    underlying: Underlying = loaded.cache[UNDERLYING]
-    plugins, plugin, _ = underlying
+    plugins, plugin, _ = underlying(loaded)
     return plugins.caller(hook, plugin)(loaded=loaded, **arguments)
 
 
 def save(loaded: LoadedModel, directory: Path) -> Sequence[Path]:
     """Write a smaller model as it was read, with the weights that it has now."""
-    _, _, source = loaded.cache[UNDERLYING]
+    _, _, source = underlying(loaded)
     shutil.copytree(source / MODEL, directory / MODEL)
     shutil.copyfile(source / RECORD, directory / RECORD)
     write_weights(loaded.model, directory / WEIGHTS)

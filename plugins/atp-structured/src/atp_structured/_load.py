@@ -20,12 +20,13 @@ from ._layers import is_conv1d
 from ._layout import MODEL, RECORD, VERSION, WEIGHTS
 from ._state import hidden_state, owner
 
-__all__ = ["UNDERLYING", "Underlying", "load", "load_slim"]
+__all__ = ["Underlying", "load", "load_slim", "underlying"]
 
-UNDERLYING = "atp_structured.underlying"
-"""Key of `Underlying` in `LoadedModel.cache`: the plugins, who handles the model, and where."""
+_KEY = "atp_structured.underlying"
+"""Key of `Underlying` in `LoadedModel.cache`."""
 
 Underlying = tuple[Plugins, str, Path]
+"""The plugins, the one that handles the whole model, and the directory of the smaller one."""
 
 
 def load(directory: str | Path, *, dtype: str = "auto", trust_remote_code: bool = False) -> Any:
@@ -72,8 +73,24 @@ def load_slim(source: Source, request: LoadRequest) -> LoadedModel:
     loaded.model.eval()
     loaded.source = source
     loaded.provenance |= {"format": "slim", "slim_of": record.get("source")}
-    loaded.cache[UNDERLYING] = (plugins, plugin, directory)
+    loaded.cache[_KEY] = (plugins, plugin, directory)
     return loaded
+
+
+def underlying(loaded: LoadedModel) -> Underlying:
+    """Who handles the whole model that a smaller one was loaded from.
+
+    Raises:
+        ModelError: the directory that it was loaded from is gone.
+    """
+    # Core hands on copies of a loaded model without what plugins keep in it.
+    if _KEY not in loaded.cache:
+        directory = loaded.source.path
+        if directory is None:
+            raise ModelError(f"{loaded.source.text} is gone, which the model was loaded from")
+        loaded.cache[_KEY] = (build_manager(), _record(directory / RECORD)["plugin"], directory)
+    known: Underlying = loaded.cache[_KEY]
+    return known
 
 
 def _record(file: Path) -> dict[str, Any]:
