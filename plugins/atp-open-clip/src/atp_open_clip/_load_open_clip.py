@@ -272,7 +272,7 @@ def _build(source: Source, place: _Place, request: LoadRequest) -> LoadedModel:
     ).hexdigest()
     found = OpenClipProcessor(
         _preprocess(model),
-        None if request.meta else _tokenizer(place.tokenizer),
+        _tokenizer(place.tokenizer) if _has_tokenizer(place, request) else None,
         place.config,
         {} if dtype is not None else float_dtypes(stored),
     )
@@ -346,6 +346,11 @@ def _tokenizer(name: str) -> Any:
         # Whatever is wrong with it is told when text is needed.
         return open_clip.get_tokenizer(name)
     return None
+
+
+def _has_tokenizer(place: _Place, request: LoadRequest) -> bool:
+    """Whether the tokenizer is read: on the meta device only one that lies with the config."""
+    return not request.meta or place.name.startswith("local-dir:")
 
 
 def _needs_hub(config: Mapping[str, Any]) -> bool:
