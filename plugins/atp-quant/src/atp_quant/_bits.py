@@ -59,12 +59,10 @@ def progression(
         )
     limit = beta_limit(budget, len(sizes), widths)
     if not (math.isfinite(beta) and 0.0 <= beta <= limit + _SLACK):
-        # One block alone has no progression, so any β that others can use suits it.
-        if len(sizes) > 1 or not math.isfinite(beta) or beta < 0.0:
-            raise UsageError(
-                f"β = {beta:g} lies outside [0, {limit:.6g}], its range in bits a block for "
-                f"{len(sizes)} blocks at {budget:g} bits on average"
-            )
+        raise UsageError(
+            f"β = {beta:g} lies outside [0, {limit:.6g}], its range in bits a block for "
+            f"{len(sizes)} blocks at {budget:g} bits on average"
+        )
     span = most - least
     if not span:
         return [float(most)] * len(sizes)
@@ -77,32 +75,39 @@ def progression(
 def round_bits(sizes: Sequence[int], bits: Sequence[float], widths: Sequence[int]) -> list[int]:
     """Widths next to the real-valued `bits`, with no more bits in all than these have.
 
-    Each block gets the width below or above its own bits. Going from the first block to the last,
-    the upper one is taken where what earlier blocks left over pays for it, so that rounding spreads
-    evenly; what is left over at the end goes to the blocks that fell furthest short.
+    Each block gets the width below its own bits. What that leaves over raises those to the width
+    above that are nearest to it (the method of largest remainders); of equally near ones those that
+    lie spread over the depth.
 
     Args:
         sizes: weights of each block.
         bits: of each block, between the smallest and the largest width.
         widths: in rising order.
     """
-    slack = _SLACK * sum(sizes)
-    lower = [max(w for w in widths if w <= b + _SLACK or w == widths[0]) for b in bits]
+    chosen = [max(w for w in widths if w <= b + _SLACK or w == widths[0]) for b in bits]
     upper = [min(w for w in widths if w >= b - _SLACK or w == widths[-1]) for b in bits]
-    chosen: list[int] = []
-    left = 0.0
-    for n, b, low, high in zip(sizes, bits, lower, upper, strict=True):
-        left += n * b
-        width = high if n * high <= left + slack else low
-        chosen.append(width)
-        left -= n * width
-    short = sorted(range(len(sizes)), key=lambda i: (chosen[i] - bits[i], i))
-    for i in short:
+    left = sum(n * (b - w) for n, b, w in zip(sizes, bits, chosen, strict=True))
+    left += _SLACK * sum(sizes)
+
+    def order(i: int) -> tuple[float, float]:
+        gap = upper[i] - chosen[i]
+        return -round((bits[i] - chosen[i]) / gap, 6) if gap else 0.0, _mirrored(i)
+
+    for i in sorted(range(len(sizes)), key=order):
         cost = sizes[i] * (upper[i] - chosen[i])
-        if 0 < cost <= left + slack:
+        if cost <= left:
             chosen[i] = upper[i]
             left -= cost
     return chosen
+
+
+def _mirrored(i: int) -> float:
+    """The binary digits of `i` behind the point, in reverse: the smallest lie evenly spread."""
+    value, digit = 0.0, 0.5
+    while i:
+        value += digit * (i & 1)
+        i, digit = i >> 1, digit / 2
+    return value
 
 
 def bits_from(data: Any, blocks: Mapping[str, Sequence[str]], widths: Sequence[int]) -> list[int]:

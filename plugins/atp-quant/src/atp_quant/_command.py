@@ -137,7 +137,9 @@ def _show(result: QuantizeResult) -> None:
     console.print(f"bits by block: {' '.join(widths)}", highlight=False)
     table = Table("metric", *result.metrics)
     for name in result.metrics["quantized"]:
-        table.add_row(name, *(f"{found[name].value:.4g}" for found in result.metrics.values()))
+        # The dense model has no figure of a comparison with itself.
+        figures = [found.get(name) for found in result.metrics.values()]
+        table.add_row(name, *("" if one is None else f"{one.value:.4g}" for one in figures))
     if result.metrics["quantized"]:
         console.print(table)
     for note in result.notes:

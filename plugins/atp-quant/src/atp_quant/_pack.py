@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import sys
 from collections import defaultdict
@@ -24,11 +26,16 @@ __all__ = ["cannot_pack", "check_packed", "pack", "packed_bytes"]
 _FORMAT = "pack-quantized"
 
 
-def cannot_pack(loaded: LoadedModel, chains: Sequence[Chain]) -> str | None:
+def cannot_pack(
+    loaded: LoadedModel, chains: Sequence[Chain], *, symmetric: bool
+) -> str | None:
     """Why the model cannot be packed, or None if it can."""
     library = sys.modules.get("transformers")  # whose models exist only where it is imported
     if library is None or not isinstance(loaded.model, library.PreTrainedModel):
         return "compressed-tensors is for models of transformers, which this is not"
+    if not symmetric:
+        # It makes room for zero points as if they were not packed (compressed-tensors 0.20).
+        return "transformers loads no packed weights with zero points"
     names = {id(module): name for name, module in loaded.model.named_modules()}
     for chain in chains:
         for block in chain.blocks:
@@ -45,18 +52,14 @@ def cannot_pack(loaded: LoadedModel, chains: Sequence[Chain]) -> str | None:
 
 
 def pack(
-    directory: Path,
-    weights: Mapping[str, QuantizedWeight],
-    group_size: int | None,
-    symmetric: bool,
+    directory: Path, weights: Mapping[str, QuantizedWeight], group_size: int | None
 ) -> None:
     """Turn the dense weights of a directory in transformers' layout into packed ones.
 
     Args:
         directory: what `atp_save` wrote; changed in place.
-        weights: name → codes.
+        weights: name → codes, symmetric.
         group_size: neighbouring weights of a row that share a scale; None is the whole row.
-        symmetric: there are no zero points.
 
     Raises:
         ModelError: the directory does not hold a weight under its name.
@@ -73,7 +76,9 @@ def pack(
                 del tensors[name]
                 left.discard(name)
                 tensors.update(_packed(name.removesuffix(".weight"), weights[name]))
+        mode = file.stat().st_mode
         save_file(tensors, file, metadata=metadata)
+        file.chmod(mode)
         total += sum(tensor.nbytes for tensor in tensors.values())
         where.update(dict.fromkeys(tensors, file.name))
     if left:
@@ -86,7 +91,7 @@ def pack(
         (directory / "model.safetensors.index.json").write_text(text, encoding="utf-8")
     path = directory / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    config["quantization_config"] = _config(weights, group_size, symmetric)
+    config["quantization_config"] = _config(weights, group_size)
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
@@ -102,7 +107,7 @@ def packed_bytes(weights: Mapping[str, QuantizedWeight]) -> int:
     return total
 
 
-def check_packed(directory: Path, loaded: LoadedModel, names: Sequence[str]) -> float:
+def check_packed(directory: Path, loaded: LoadedModel, names: Sequence[str]) -> float | None:
     """Load a packed directory with transformers, and compare it with the model in memory.
 
     Args:
@@ -111,22 +116,20 @@ def check_packed(directory: Path, loaded: LoadedModel, names: Sequence[str]) -> 
         names: its quantized weights.
 
     Returns:
-        The largest difference of an output, as a share of the largest output; NaN where the model
+        The largest difference of an output, as a share of the largest output; None where the model
         takes more than token ids, so that only weights were compared.
 
     Raises:
         ModelError: it does not load, or is another model.
     """
-    from transformers import CompressedTensorsConfig
-
     model: Any = loaded.model
-    dtype = next(model.parameters()).dtype
-    options: dict[str, Any] = {"dtype": dtype, "device_map": None}
     kind: Any = type(model)
+    dtype = next(model.parameters()).dtype
     try:
-        found = kind.from_pretrained(
-            directory, quantization_config=CompressedTensorsConfig(dequantize=True), **options
-        ).eval()
+        # Its bars would stand beside core's.
+        with contextlib.redirect_stderr(io.StringIO()):
+            found = kind.from_pretrained(directory, dtype=dtype).eval()
+            found.hf_quantizer.compressor.decompress_model(found)
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         raise ModelError(
             f"transformers does not load what was packed: {error}; take --format dense"
@@ -140,9 +143,9 @@ def check_packed(directory: Path, loaded: LoadedModel, names: Sequence[str]) -> 
             )
     inputs = model.dummy_inputs
     if set(inputs) != {"input_ids"}:
-        return float("nan")
+        return None
     with torch.inference_mode():
-        tokens = inputs["input_ids"] % model.config.vocab_size
+        tokens = inputs["input_ids"] % model.get_input_embeddings().num_embeddings
         mine = model(input_ids=tokens.to(next(model.parameters()).device))[0].float().cpu()
         other = found(input_ids=tokens)[0].float()
     difference = float((mine - other).abs().max() / mine.abs().max().clamp(min=1e-12))
@@ -157,20 +160,14 @@ def check_packed(directory: Path, loaded: LoadedModel, names: Sequence[str]) -> 
 def _packed(module: str, weight: QuantizedWeight) -> dict[str, torch.Tensor]:
     from compressed_tensors.compressors.pack_quantized import pack_to_int32
 
-    tensors = {
+    return {
         f"{module}.weight_packed": pack_to_int32(weight.codes, weight.bits),
         f"{module}.weight_scale": weight.scale.contiguous(),
         f"{module}.weight_shape": torch.tensor(weight.codes.shape),
     }
-    if weight.zero is not None:
-        zero = pack_to_int32(weight.zero, weight.bits, packed_dim=0)
-        tensors[f"{module}.weight_zero_point"] = zero.contiguous()
-    return tensors
 
 
-def _config(
-    weights: Mapping[str, QuantizedWeight], group_size: int | None, symmetric: bool
-) -> dict[str, Any]:
+def _config(weights: Mapping[str, QuantizedWeight], group_size: int | None) -> dict[str, Any]:
     """The quantization config: one group a width, whose layers are named one by one."""
     from compressed_tensors.quantization import (
         QuantizationArgs,
@@ -188,7 +185,7 @@ def _config(
             format=_FORMAT,
             weights=QuantizationArgs(
                 num_bits=bits,
-                symmetric=symmetric,
+                symmetric=True,
                 group_size=group_size,
                 strategy="channel" if group_size is None else "group",
             ),
@@ -200,7 +197,8 @@ def _config(
         format=_FORMAT,
         quantization_status=QuantizationStatus.COMPRESSED,
     )
-    return config.model_dump(mode="json", exclude_none=True)
+    data: dict[str, Any] = config.model_dump(mode="json", exclude_none=True)
+    return data
 
 
 def _words(codes: int, bits: int) -> int:

@@ -88,9 +88,7 @@ class Request:
             raise UsageError(
                 f"a group has 1 weight or more, or is a whole row (-1), not {self.group_size}"
             )
-        if self.beta != "search" and not (
-            isinstance(self.beta, (int, float)) and math.isfinite(self.beta)
-        ):
+        if self.beta != "search" and not math.isfinite(self.beta):
             raise UsageError(f"beta must be 'search' or a number, not {self.beta!r}")
         if not 0.0 <= self.sparsity < 1.0:
             raise UsageError(f"sparsity must be in the range [0, 1), not {self.sparsity:g}")

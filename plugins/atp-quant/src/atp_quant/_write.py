@@ -56,7 +56,7 @@ def write(
         difference = None
         if result.format == "compressed-tensors":
             group_size = None if request.group_size == -1 else request.group_size
-            pack(work, done.weights, group_size, request.symmetric)
+            pack(work, done.weights, group_size)
             with session.progress.task("loading it with transformers", 1) as advance:
                 difference = check_packed(work, session.loaded, list(done.weights))
                 advance("")
@@ -88,7 +88,7 @@ def _describe(session: Session, result: QuantizeResult, work: Path) -> None:
     write_sidecar(
         work,
         Sidecar(
-            recipe={"source": recipe.source, **recipe.model_dump(mode="json", include=SETTINGS)},
+            recipe=recipe.model_dump(mode="json", include={"source", *SETTINGS}),
             provenance={
                 **collect_provenance(
                     seed=recipe.seed,

@@ -12,6 +12,7 @@ from atp_core.progress import Progress
 from atp_core.recipe import Recipe
 from atp_core.records import Metric, Source
 from atp_core.session import Session
+from atp_core.trials import Trial
 
 from ._bits import average
 from ._pack import cannot_pack, packed_bytes
@@ -60,11 +61,11 @@ def quantize(
     recipe = Recipe.make({**settings, "source": source.text, "sparsity": 0.0})
     with Session(recipe, source, progress=progress) as session:
         check_groups(session.chains, request.group_size)
-        kind = _format(session, request)
+        kind, reason = _format(session, request)
         running = Quantizing(session, request)
         metrics: dict[str, dict[str, Metric]] = {"dense": running.measured(None)}
         beta: float | None = None
-        trials = []
+        trials: list[Trial] = []
         if request.from_file:
             bits = running.file_bits()
         else:
@@ -88,7 +89,7 @@ def quantize(
             notes = list(done.notes)
             if kind == "dense":
                 notes.append(
-                    "weights are written dense: they stand for the codes and take no less room"
+                    f"weights are dense ({reason}): they stand for the codes and take no less room"
                 )
             return QuantizeResult(
                 source=source.text,
@@ -113,17 +114,20 @@ def quantize(
         return write(session, request, done, finish, target, overwrite=overwrite)
 
 
-def _format(session: Session, request: Request) -> str:
-    """The format to write, refused before any work where the model cannot be packed."""
+def _format(session: Session, request: Request) -> tuple[str, str]:
+    """The format to write, and why where it is dense.
+
+    Raises:
+        UsageError: the model cannot be packed as was asked for.
+    """
     if request.format == "dense":
-        return "dense"
-    reason = cannot_pack(session.loaded, session.chains)
+        return "dense", "as asked for"
+    reason = cannot_pack(session.loaded, session.chains, symmetric=request.symmetric)
     if reason is None:
-        return "compressed-tensors"
+        return "compressed-tensors", ""
     if request.format == "compressed-tensors":
         raise UsageError(f"{reason}; take --format dense")
-    session.progress.note(f"{reason}; so weights are written dense")
-    return "dense"
+    return "dense", reason
 
 
 def _source(model_or_source: Any, processor: Any) -> Source:
