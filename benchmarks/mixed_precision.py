@@ -17,9 +17,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from atp_quant.api import Request, quantize
-
 from atp_core.checkpoint import atomic_write_text
+from atp_core.recipe import Recipe
+from atp_core.records import Metric, Source
+from atp_core.session import Session
+from atp_quant._bits import average
+from atp_quant._run import Quantizing, check_groups
+from atp_quant.api import Request
 
 JOINT = (("gptq", "uniform", 4.0, 0.5), ("gptq", "atp", 4.0, 0.5))
 
@@ -54,42 +58,52 @@ def main() -> None:
     known: dict[str, Any] = {}
     if asked.output.exists():
         known = json.loads(asked.output.read_text(encoding="utf-8"))
-    for method, allocation, bits, sparsity in [*cells, *(JOINT if asked.joint else ())]:
-        key = f"{method} {allocation} {bits:g} {sparsity:g}"
-        if key in known:
-            continue
-        beta: Any = "search"
-        if asked.search_with == "rtn" and method == "gptq":
-            beta = known.get(f"rtn {allocation} {bits:g} 0", {}).get("beta", "search")
-        started = time.perf_counter()
-        result = quantize(
-            asked.source,
-            Request(
+    recipe = Recipe.make({"source": asked.source, "sparsity": 0.0, **data})
+    with Session(recipe, Source(asked.source)) as session:
+        check_groups(session.chains, asked.group_size)
+        # One model, one calibration, one measurement of the dense model for all cells.
+        dense: dict[str, float] = {}
+        for method, allocation, bits, sparsity in [*cells, *(JOINT if asked.joint else ())]:
+            key = f"{method} {allocation} {bits:g} {sparsity:g}"
+            if key in known:
+                continue
+            request = Request(
                 bits=bits,
                 method=method,
                 allocation=allocation,
-                beta=beta if allocation == "atp" else 0.0,
                 group_size=asked.group_size,
                 sparsity=sparsity,
-                baseline=False,
-            ),
-            **data,
-        )
-        known[key] = {
-            "beta": result.beta,
-            "bits": result.bits,
-            "stored_bits": result.stored_bits,
-            "widths": [block.bits for block in result.blocks],
-            "sparsity": result.sparsity,
-            "trials": [[trial.beta, trial.objective] for trial in result.trials],
-            **{
-                who: {name: metric.value for name, metric in found.items()}
-                for who, found in result.metrics.items()
-            },
-            "seconds": time.perf_counter() - started,
-        }
-        atomic_write_text(asked.output, json.dumps(known, indent=2) + "\n")
-        print(key, known[key]["quantized"], f"{known[key]['seconds']:.0f} s", file=sys.stderr)
+            )
+            running = Quantizing(session, request)
+            dense = dense or values(running.measured(None))
+            started = time.perf_counter()
+            beta, trials = 0.0, []
+            if allocation == "atp":
+                earlier = known.get(f"rtn atp {bits:g} 0")
+                if asked.search_with == "rtn" and method == "gptq" and earlier is not None:
+                    beta = earlier["beta"]
+                else:
+                    beta, trials = running.search()
+            widths = running.bits(beta)
+            found = values(running.measured(widths))
+            blocks = running.blocks(widths)
+            sizes = [block.parameters for block in blocks]
+            known[key] = {
+                "beta": beta,
+                "bits": average(sizes, [block.bits for block in blocks]),
+                "widths": [block.bits for block in blocks],
+                "zeros": sum(block.zeros for block in blocks) / sum(sizes),
+                "trials": [[trial.beta, trial.objective] for trial in trials],
+                "dense": dense,
+                "quantized": found,
+                "seconds": time.perf_counter() - started,
+            }
+            atomic_write_text(asked.output, json.dumps(known, indent=2) + "\n")
+            print(key, beta, found, f"{known[key]['seconds']:.0f} s", file=sys.stderr, flush=True)
+
+
+def values(metrics: dict[str, Metric]) -> dict[str, float]:
+    return {name: metric.value for name, metric in metrics.items()}
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def write(
             _write_scales(work, done)
         size = sum(file.stat().st_size for file in work.glob("*.safetensors"))
         result = replace(result, bytes_on_disk=size, difference=difference, output=output)
-        _describe(session, result, work)
+        _describe(session, result, done, work)
     return result
 
 
@@ -78,11 +78,12 @@ def _write_scales(work: Path, done: Quantized) -> None:
     save_file(tensors, work / SCALES)
 
 
-def _describe(session: Session, result: QuantizeResult, work: Path) -> None:
+def _describe(session: Session, result: QuantizeResult, done: Quantized, work: Path) -> None:
     data = result.to_json()
     # The sidecar keeps figures that may be no numbers; where the model lies is known to who reads.
     told = {k: v for k, v in data.items() if k not in ("metrics", "trials", "output", "seconds")}
-    text = json.dumps(told, indent=2, allow_nan=False) + "\n"
+    widths = {name: weight.bits for name, weight in done.weights.items()}
+    text = json.dumps({**told, "weights": widths}, indent=2, allow_nan=False) + "\n"
     (work / "quant.json").write_text(text, encoding="utf-8")
     recipe = session.recipe.portable()
     write_sidecar(
