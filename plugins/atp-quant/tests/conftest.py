@@ -26,7 +26,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def text(tmp_path: Path) -> dict[str, Any]:
     """Settings with a little text of our own, for calibration and report."""
-    words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "one", "dog", "run", "to", "them", "in", "sun", "rain", "snow"]
+    line = "the cat sat on a mat and saw one dog run to them in sun rain snow"
+    words = line.split()
     paths = {}
     for name, step in (("calibration", 3), ("report_data", 5)):
         lines = [
