@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from atp_core.engine.dense import repeated_notes
 from atp_core.engine.lockstep import Lockstep
 from atp_core.engine.observation import BlockStatistics
 from atp_core.engine.placement import Placement
@@ -28,8 +29,8 @@ class Plan:
     """What to do to each block.
 
     Attributes:
-        bits: name of the block → width of its codes.
-        rates: name of the block → share of its weights to cut; none where nothing is cut.
+        bits: chain and block → width of its codes.
+        rates: chain and block → share of its weights to cut; none where nothing is cut.
         method: the solver.
         group_size: as in `Spec`, and so the others.
     """
@@ -100,6 +101,7 @@ def quantize_blocks(
                 _quantize_block(stop.chain, stop.block, plan, statistics, done)
                 placement.keep(stop.block.module)
                 advance(stop.block.name)
+        done.notes += repeated_notes(lockstep)
     return done
 
 

@@ -63,22 +63,20 @@ def quantize(
         check_groups(session.chains, request.group_size)
         kind, reason = _format(session, request)
         running = Quantizing(session, request)
-        metrics: dict[str, dict[str, Metric]] = {"dense": running.measured(None)}
         beta: float | None = None
         trials: list[Trial] = []
+        # What is given is checked before anything is measured.
         if request.from_file:
             bits = running.file_bits()
-        else:
-            beta = 0.0
-            if request.searches:
-                beta, trials = running.search()
-            elif request.allocation == "atp":
-                assert request.beta != "search"
-                beta = float(request.beta)
+        elif not request.searches:
+            beta = float(request.beta) if request.allocation == "atp" else 0.0
             bits = running.bits(beta)
-            uniform = running.bits(0.0)
-            if request.baseline and uniform != bits:
-                metrics["uniform"] = running.measured(uniform)
+        metrics: dict[str, dict[str, Metric]] = {"dense": running.measured(None)}
+        if request.searches:
+            beta, trials = running.search()
+            bits = running.bits(beta)
+        if request.baseline and not request.from_file and running.bits(0.0) != bits:
+            metrics["uniform"] = running.measured(running.bits(0.0))
         metrics["quantized"] = running.measured(bits)
         done = running.quantize(bits)
         blocks = running.blocks(bits)
