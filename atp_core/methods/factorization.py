@@ -11,7 +11,11 @@ __all__ = ["inverse_factor"]
 
 
 def inverse_factor(
-    statistics: Gram, damping: float = 0.01, most_damping: float = 10.0
+    statistics: Gram,
+    damping: float = 0.01,
+    most_damping: float = 10.0,
+    *,
+    otherwise: str = "--method wanda",
 ) -> tuple[torch.Tensor, list[str]]:
     """The upper Cholesky factor of H⁻¹, H = (2/n)·XᵀX + damping.
 
@@ -21,6 +25,7 @@ def inverse_factor(
         statistics: XᵀX of n sequences, shape (in_features, in_features).
         damping: share of the mean diagonal of H that is added to the diagonal.
         most_damping: damping is raised tenfold up to this where the factorization fails.
+        otherwise: what users can do where that fails too.
 
     Returns:
         The factor, shape (in_features, in_features), and what a user must know.
@@ -31,12 +36,14 @@ def inverse_factor(
     key = f"inverse_factor/{damping}/{most_damping}"
     known = statistics.derived.get(key)
     if known is None:
-        known = statistics.derived[key] = _factorize(statistics, damping, most_damping)
+        known = statistics.derived[key] = _factorize(
+            statistics, damping, most_damping, otherwise
+        )
     return known  # type: ignore[return-value]
 
 
 def _factorize(
-    statistics: Gram, least: float, most_damping: float
+    statistics: Gram, least: float, most_damping: float, otherwise: str
 ) -> tuple[torch.Tensor, list[str]]:
     hessian = statistics.matrix * (2.0 / max(statistics.sequences, 1))
     diagonal = hessian.diagonal()
@@ -61,5 +68,5 @@ def _factorize(
         damping *= 10.0
     raise NumericalError(
         f"the Cholesky factorization fails even with damping {most_damping:g}; use more "
-        "or other calibration data, or --method wanda"
+        f"or other calibration data, or {otherwise}"
     )

@@ -42,7 +42,7 @@ def quantize_columns(
     Raises:
         NumericalError: the Hessian cannot be factorized.
     """
-    factor, notes = inverse_factor(statistics)
+    factor, notes = inverse_factor(statistics, otherwise="--method rtn")
     rows, columns = weight.shape
     work = weight.clone()
     work[:, statistics.matrix.diagonal() == 0] = 0.0
