@@ -21,6 +21,7 @@ FOREIGN = {
     "atp-llm": ["open_clip", "timm"],
     "atp-timm": ["gguf", "open_clip", "transformers"],
     "atp-open-clip": ["gguf"],
+    "atp-quant": ["gguf", "open_clip", "timm"],
     "atp-ray": ["gguf", "open_clip", "timm", "transformers"],
     "atp-llava": ["gguf", "open_clip", "timm"],
     "atp-sparse-cpu": ["gguf", "open_clip", "timm", "transformers"],

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from ..engine.statistics import Gram
-from ..errors import NumericalError
 from . import Pruned, Statistics
+from .factorization import inverse_factor
 from .rounding import check_rate, row_counts, total_count
 from .selection import keep_highest, keep_highest_in_groups, keep_highest_per_row
 from .wanda import UNSEEN
@@ -60,7 +60,7 @@ class SparseGPT:
             counts = row_counts(weight.shape[0], weight.shape[1], rate)
             return Pruned(keep_highest_per_row(weight.abs(), counts), notes=[UNSEEN])
         assert isinstance(statistics, Gram)
-        factor, notes = self._factor(statistics)
+        factor, notes = inverse_factor(statistics, self._damping, self._most_damping)
         work = weight.clone()
         work[:, statistics.matrix.diagonal() == 0] = 0.0
         mask = self._sweep(work, factor, rate)
@@ -136,44 +136,3 @@ class SparseGPT:
             step = errors[:, left - start : right - start]
             work[:, right:stop].addmm_(step, factor[left:right, right:stop], alpha=-1.0)
         work[:, stop:].addmm_(errors, factor[start:stop, stop:], alpha=-1.0)
-
-    def _factor(self, statistics: Gram) -> tuple[torch.Tensor, list[str]]:
-        """The upper Cholesky factor of H⁻¹, H = (2/n)·XᵀX + damping.
-
-        Weights that share their inputs share the factor.
-        """
-        known = statistics.derived.get(self._key)
-        if known is None:
-            known = statistics.derived[self._key] = self._factorize(statistics)
-        return known  # type: ignore[return-value]
-
-    @property
-    def _key(self) -> str:
-        return f"sparsegpt/{self._damping}/{self._most_damping}"
-
-    def _factorize(self, statistics: Gram) -> tuple[torch.Tensor, list[str]]:
-        hessian = statistics.matrix * (2.0 / max(statistics.sequences, 1))
-        diagonal = hessian.diagonal()
-        diagonal[diagonal == 0] = 1.0
-        mean = float(diagonal.mean())
-        damping = self._damping
-        while damping <= self._most_damping * (1 + 1e-9):
-            damped = hessian.clone()
-            damped.diagonal().add_(damping * mean)
-            factor, failed = torch.linalg.cholesky_ex(damped)
-            if not int(failed):
-                inverse = torch.cholesky_inverse(factor)
-                factor, failed = torch.linalg.cholesky_ex(inverse, upper=True)
-            if not int(failed) and bool(torch.isfinite(factor).all()):
-                notes = []
-                if damping != self._damping:
-                    notes.append(
-                        f"the Cholesky factorization failed with damping {self._damping:g}; "
-                        f"damping {damping:g} was used"
-                    )
-                return factor, notes
-            damping *= 10.0
-        raise NumericalError(
-            f"the Cholesky factorization fails even with damping {self._most_damping:g}; use more "
-            "or other calibration data, or --method wanda"
-        )
