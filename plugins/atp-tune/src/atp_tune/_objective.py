@@ -15,7 +15,7 @@ from ._losses import contrastive, distillation, likelihood, predictions
 from ._samples import Samples
 from ._settings import TuneSettings
 
-__all__ = ["objective_for"]
+__all__ = ["Objective", "objective_for"]
 
 Objective = Callable[[Sequence[int]], torch.Tensor]
 """Numbers of samples → their loss, a scalar."""

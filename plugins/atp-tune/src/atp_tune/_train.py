@@ -19,6 +19,7 @@ from atp_core.progress import Advance
 
 from ._attached import Attached
 from ._objective import Objective
+from ._quiet import quiet
 from ._settings import TuneSettings
 
 __all__ = ["check_device", "train"]
@@ -175,5 +176,6 @@ def train(
         callbacks=[follow],
     )
     trainer.remove_callback(PrinterCallback)  # it writes to stdout
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    with quiet():
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     return _losses(trainer.state)
