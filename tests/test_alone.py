@@ -25,6 +25,7 @@ FOREIGN = {
     "atp-llava": ["gguf", "open_clip", "timm"],
     "atp-sparse-cpu": ["gguf", "open_clip", "timm", "transformers"],
     "atp-sparse-gpu": ["gguf", "open_clip", "timm", "transformers"],
+    "atp-tune": ["gguf", "open_clip", "timm"],
 }
 
 CHECK = """
