@@ -75,7 +75,7 @@ def test_too_little_text(stories: Path, tmp_path: Path) -> None:
 
 def test_no_data(digits: Path, clip: Path, tmp_path: Path) -> None:
     for source in (digits, clip):
-        with pytest.raises(DataError, match="give --?calibration|--calibration"):
+        with pytest.raises(DataError, match="--calibration"):
             atp_tune.tune(source, output=tmp_path / "out")
 
 
@@ -98,7 +98,7 @@ def test_images_without_classes_need_a_teacher(
 def test_a_teacher_of_another_kind_is_refused(
     digits: Path, clip: Path, digit_images: Path, pairs: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ModelError, match="the teacher .* is a model of plugin 'open-clip'"):
+    with pytest.raises(ModelError, match=r"the teacher .* is a model of plugin 'open-clip'"):
         atp_tune.tune(
             digits, output=tmp_path / "out", calibration=str(digit_images), teacher=str(clip)
         )
