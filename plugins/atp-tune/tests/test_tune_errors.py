@@ -120,7 +120,13 @@ def test_data_that_is_reported_on_is_not_trained_on(
     stories: Path, text: Path, tmp_path: Path
 ) -> None:
     """Where one file serves both, the report part is cut off; a copy of it is found out."""
-    given: dict[str, Any] = {"calibration": str(text), "steps": 2, "seqlen": 32, "batch": 2}
+    given: dict[str, Any] = {
+        "calibration": str(text),
+        "steps": 2,
+        "seqlen": 32,
+        "batch": 2,
+        "report_samples": 8,
+    }
     copy = tmp_path / "copy.jsonl"
     copy.write_bytes(text.read_bytes())
     with pytest.raises(DataError, match="are in the training data too"):

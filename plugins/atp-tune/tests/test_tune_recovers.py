@@ -15,7 +15,7 @@ import atp_tune
 def test_a_classifier_learns_with_and_without_a_teacher(
     digits: Path, digit_images: Path, tmp_path: Path
 ) -> None:
-    given: dict[str, Any] = {"calibration": str(digit_images), "steps": 12, "batch": 16}
+    given: dict[str, Any] = {"calibration": str(digit_images), "steps": 20, "batch": 16, "lr": 5e-3}
     for name, more in (("own", {}), ("taught", {"teacher": "embedded:digits-vit"})):
         result = atp_tune.tune(digits, output=tmp_path / name, **given, **more)
         assert result.loss_last < result.loss_first

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from atp_core.errors import ModelError
+from atp_core.errors import ModelError, NumericalError
 from atp_core.records import Chain, PrunableWeight
 
 from ._adapters import ADAPTER, adapters_for
@@ -96,10 +96,19 @@ class Attached:
                 master.masked_fill_(~keep.to(master.device), 0.0)
 
     def merge(self) -> None:
-        """Leave the model with the tensors that it computed with, bit for bit."""
+        """Leave the model with the tensors that it computed with, bit for bit.
+
+        Raises:
+            NumericalError: one is not finite.
+        """
         for module, name in self.places:
             value = getattr(module, name).detach().clone()
             parametrize.remove_parametrizations(module, name, leave_parametrized=False)
+            if not bool(torch.isfinite(value).all()):
+                raise NumericalError(
+                    f"training made weights that are not finite ({name} of a "
+                    f"{type(module).__name__}); lower --lr, or give --dtype float32"
+                )
             parameter: nn.Parameter = getattr(module, name)
             parameter.requires_grad_(False)
             parameter.data = value

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from atp_core.recipe import without_folders
+
 from ._result import TuneResult
 from ._settings import TuneSettings
 
@@ -37,7 +39,7 @@ def _section(result: TuneResult, settings: TuneSettings, command: str) -> Iterat
         f"After pruning the model was trained for {result.steps} steps of {settings.batch} "
         f"samples: {mode}; {result.trained:,} parameters. Every zero was kept: "
         f"{100 * result.sparsity:.2f} % of the prunable weights are zero. The training data was "
-        f"{result.dataset} ({result.samples:,} samples); no search or report data was used. Mean "
+        f"{without_folders(result.dataset)} ({result.samples:,} samples); no search or report data was used. Mean "
         f"loss of the first and the last tenth of the steps: {result.loss_first:.4g} and "
         f"{result.loss_last:.4g}."
     )
