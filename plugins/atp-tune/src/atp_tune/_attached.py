@@ -168,7 +168,7 @@ def _master(
     """Train a tensor by a copy in float32."""
     dtype = getattr(module, name).dtype
     parametrize.register_parametrization(module, name, _Kept(dtype, keep), unsafe=True)
-    master: nn.Parameter = module.parametrizations[name].original  # type: ignore[union-attr,index,assignment]
+    master: nn.Parameter = module.parametrizations[name].original  # type: ignore[union-attr,index]
     master.data = master.data.float()
     master.requires_grad_(True)
     found.places.append((module, name))
