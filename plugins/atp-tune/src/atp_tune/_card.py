@@ -39,9 +39,9 @@ def _section(result: TuneResult, settings: TuneSettings, command: str) -> Iterat
         f"After pruning the model was trained for {result.steps} steps of {settings.batch} "
         f"samples: {mode}; {result.trained:,} parameters. Every zero was kept: "
         f"{100 * result.sparsity:.2f} % of the prunable weights are zero. The training data was "
-        f"{without_folders(result.dataset)} ({result.samples:,} samples); no search or report data was used. Mean "
-        f"loss of the first and the last tenth of the steps: {result.loss_first:.4g} and "
-        f"{result.loss_last:.4g}."
+        f"{without_folders(result.dataset)} ({result.samples:,} samples); no search or report data "
+        f"was used. Mean loss of the first and the last tenth of the steps: {result.loss_first:.4g} "
+        f"and {result.loss_last:.4g}."
     )
     if settings.teacher is not None:
         yield ""
