@@ -40,8 +40,8 @@ def _section(result: TuneResult, settings: TuneSettings, command: str) -> Iterat
         f"samples: {mode}; {result.trained:,} parameters. Every zero was kept: "
         f"{100 * result.sparsity:.2f} % of the prunable weights are zero. The training data was "
         f"{without_folders(result.dataset)} ({result.samples:,} samples); no search or report data "
-        f"was used. Mean loss of the first and the last tenth of the steps: {result.loss_first:.4g} "
-        f"and {result.loss_last:.4g}."
+        "was used. Mean loss of the first and the last tenth of the steps: "
+        f"{result.loss_first:.4g} and {result.loss_last:.4g}."
     )
     if settings.teacher is not None:
         yield ""
