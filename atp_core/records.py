@@ -295,6 +295,8 @@ class DataRequest:
             The plugin holds part of it out as the search split.
         report: data for the report split, in the same forms; None is the plugin's default.
         samples: number of calibration samples (sequences, images, pairs).
+        at_most: where the data holds fewer calibration samples than `samples`, take those; else
+            that is an error.
         search_samples: number of samples in the search split.
         report_samples: at most this many samples (windows) in the report split; None is all.
         seqlen: tokens a sample, where the modality has tokens; None is the plugin's default.
@@ -314,6 +316,7 @@ class DataRequest:
     templates: str | None = None
     batch_size: int = 1
     seed: int = 0
+    at_most: bool = False
 
 
 @dataclass
@@ -329,6 +332,9 @@ class Calibration:
         fingerprint: hash of the samples.
         examples: identities of the documents or images used, to prove splits disjoint.
         batch_samples: samples in each batch, in order.
+        targets: gives, for each batch, the index of the output that is right for each of its
+            samples, shape (samples,), int64; raises `DataError` where that is not known. None
+            where it follows from the batch, or nothing is right. For training.
     """
 
     batches: Sequence[Any]
@@ -339,6 +345,7 @@ class Calibration:
     fingerprint: str
     examples: frozenset[str]
     batch_samples: Sequence[int]
+    targets: Callable[[], Sequence[torch.Tensor]] | None = None
 
     def subset(self, samples: int) -> Calibration:
         """The first batches that together hold at least `samples` samples."""
@@ -348,6 +355,7 @@ class Calibration:
                 break
             taken, kept = taken + size, kept + 1
         digest = hashlib.sha256(f"{self.fingerprint}:{kept}".encode()).hexdigest()[:16]
+        targets = self.targets
         return Calibration(
             batches=self.batches[:kept],
             forward=self.forward,
@@ -357,6 +365,7 @@ class Calibration:
             fingerprint=self.fingerprint if kept == len(self.batches) else digest,
             examples=self.examples,
             batch_samples=self.batch_samples[:kept],
+            targets=None if targets is None else lambda: targets()[:kept],
         )
 
 

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from ._session import Session
+from ._workflow import Pruning
 
-__all__ = ["Session"]
+__all__ = ["Pruning", "Session"]

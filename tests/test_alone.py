@@ -27,6 +27,7 @@ FOREIGN = {
     "atp-sparse-cpu": ["gguf", "open_clip", "timm", "transformers"],
     "atp-sparse-gpu": ["gguf", "open_clip", "timm", "transformers"],
     "atp-structured": ["gguf", "open_clip", "timm", "transformers"],
+    "atp-tune": ["gguf", "open_clip", "timm"],
 }
 
 CHECK = """

@@ -3,7 +3,26 @@
 from __future__ import annotations
 
 from ._console import emit_json, stdout
-from ._options import data_options, load_options
+from ._options import (
+    BetaParam,
+    SettingsParam,
+    SparsityParam,
+    data_options,
+    label_options,
+    load_options,
+    names_of,
+)
 from ._progress import bars
 
-__all__ = ["bars", "data_options", "emit_json", "load_options", "stdout"]
+__all__ = [
+    "BetaParam",
+    "SettingsParam",
+    "SparsityParam",
+    "bars",
+    "data_options",
+    "emit_json",
+    "label_options",
+    "load_options",
+    "names_of",
+    "stdout",
+]

@@ -77,7 +77,7 @@ class SparseGPT:
         if statistics is None or not statistics.tokens:
             return Pruned(keep_highest_in_groups(weight.abs(), keep, of), notes=[UNSEEN])
         assert isinstance(statistics, Gram)
-        factor, notes = self._factor(statistics)
+        factor, notes = inverse_factor(statistics, self._damping, self._most_damping)
         work = weight.clone()
         work[:, statistics.matrix.diagonal() == 0] = 0.0
         mask = torch.ones_like(work, dtype=torch.bool)

@@ -36,8 +36,8 @@ def fingerprint(ids: torch.Tensor) -> str:
 def calibrate(loaded: LoadedModel, data: DataRequest) -> Calibration:
     """Sequences from the calibration part of the text, and the forward call.
 
-    A number of samples that was asked for is met exactly; the default takes what the text holds,
-    down to 8, and says so.
+    A number of samples that was asked for is met exactly, but for `data.at_most`; the default
+    takes what the text holds, down to 8, and says so.
 
     Raises:
         DataError: the text cannot be had, or is too little.
@@ -51,14 +51,14 @@ def calibrate(loaded: LoadedModel, data: DataRequest) -> Calibration:
         tokenizer,
         corpus.documents,
         count=wanted,
-        at_least=data.samples or min(8, wanted),
+        at_least=1 if data.at_most else data.samples or min(8, wanted),
         seqlen=seqlen,
         seed=data.seed,
         what=f"calibration ({corpus.name})",
         option="--samples",
     )
     found = len(windows.ids)
-    if found < wanted:
+    if found < wanted and not data.at_most:
         loaded.progress.note(
             f"{corpus.name} gives {found} calibration samples of {seqlen} tokens, "
             f"not the usual {wanted}"

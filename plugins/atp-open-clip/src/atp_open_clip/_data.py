@@ -137,8 +137,8 @@ def _chosen(
 ) -> tuple[Example, ...]:
     """As many examples as asked for.
 
-    A number that was asked for is met exactly, but for the report, where it is a limit; a default
-    takes what there is and says so.
+    A number that was asked for is met exactly, but for the report and where `data.at_most`, where
+    it is a limit; a default takes what there is and says so.
     """
     asked, usual, option = {
         "calibration": (data.samples, SAMPLES, "--samples"),
@@ -148,6 +148,8 @@ def _chosen(
     wanted = asked or usual
     found = take(examples, wanted, seed=data.seed, group=lambda one: one.image.label)
     if split != "report" and wanted is not None and len(found) < wanted:
+        if split == "calibration" and data.at_most:
+            return tuple(found)
         if asked:
             raise DataError(
                 f"{name} has {len(found)} images and {option} asks for {asked}; give more data or "

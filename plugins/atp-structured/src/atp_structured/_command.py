@@ -7,13 +7,16 @@ from typing import Any
 
 import rich_click as click
 
-from atp_core.cli._options import (
+from atp_core.cli.kit import (
     BetaParam,
     SettingsParam,
     SparsityParam,
+    bars,
     data_options,
+    emit_json,
     load_options,
     names_of,
+    stdout,
 )
 
 __all__ = ["command"]
@@ -91,9 +94,6 @@ def command(source: str, as_json: bool, **options: Any) -> None:
     channels allow. Heads that share keys and values go together, and the width between blocks
     stays. OUT is read by `atp eval`, `atp inspect`, and `atp_structured.load` in Python.
     """
-    from atp_core._json import without_non_finite
-    from atp_core.cli._console import emit_json, stdout
-    from atp_core.cli._progress import bars
 
     from ._report import print_slim
     from ._slim import slim
@@ -104,6 +104,6 @@ def command(source: str, as_json: bool, **options: Any) -> None:
     with bars() as progress:
         result = slim(source, progress=progress, **given)
     if as_json:
-        emit_json(without_non_finite(result.to_json()))
+        emit_json(result.to_json())
     else:
         print_slim(result, stdout())

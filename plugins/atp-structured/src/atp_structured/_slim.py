@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import nn
 
-from atp_core._session import Session
 from atp_core.errors import UsageError
 from atp_core.progress import Progress
 from atp_core.recipe import Recipe
 from atp_core.records import Beta, Metric, Source
+from atp_core.session import Session
 
 from ._importance import IMPORTANCES
 from ._result import SlimBlock, SlimResult
@@ -117,7 +117,8 @@ def _recipe(
         raise UsageError(
             f"heads and channels are ranked by {' or '.join(IMPORTANCES)}, not by {importance!r}"
         )
-    for name in ("method", "inputs", "executor", "executor_options", "max_memory", "tasks"):
+    unused = ("method", "inputs", "pattern", "executor", "executor_options", "max_memory", "tasks")
+    for name in unused:
         if settings.get(name) is not None:
             raise UsageError(f"{name} has no effect where heads and channels go; leave it out")
     if settings.get("beta") == "auto":

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from atp_core._session import Session
-from atp_core._workflow import Pruning
 from atp_core.engine.dense import DenseStatistics
 from atp_core.engine.pruning import BlockReport, PruneReport
 from atp_core.errors import DataError, ModelError
 from atp_core.records import Schedule
+from atp_core.session import Pruning, Session
 from atp_core.trials.journal import Journal
 
 from ._counts import Budget

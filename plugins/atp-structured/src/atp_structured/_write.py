@@ -21,7 +21,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from atp_core._json import without_non_finite
-from atp_core._session import Session
 from atp_core.checkpoint import (
     Sidecar,
     atomic_directory,
@@ -29,6 +28,7 @@ from atp_core.checkpoint import (
     collect_provenance,
     write_sidecar,
 )
+from atp_core.session import Session
 
 from ._layout import MODEL, RECORD, VERSION, WEIGHTS
 from ._result import SlimResult

@@ -6,10 +6,12 @@ from typing import Any, Final
 
 import torch
 
+from atp_core.errors import DataError
 from atp_core.records import Calibration, DataRequest, LoadedModel
 
 from ._images import batches, images_for, preprocessing
 from ._input import device_of, dtype_of
+from ._labels import labels_for
 
 __all__ = ["calibrate"]
 
@@ -30,6 +32,16 @@ def calibrate(loaded: LoadedModel, data: DataRequest) -> Calibration:
     def forward(pixels: torch.Tensor) -> Any:
         return model(pixels.to(device_of(model), dtype_of(model)))
 
+    def targets() -> list[torch.Tensor]:
+        if not images.classes:
+            raise DataError(
+                f"{images.name} has no class folders, so it is not known what the images show; "
+                "give images in a folder a class"
+            )
+        labels = labels_for(model, images.classes, images.name, data.classes)
+        right = torch.tensor([labels.index[str(file.label)] for file in images.files])
+        return list(right.split([len(pixels) for pixels in made]))
+
     made = [pixels for _, pixels in batches(loaded, images, max(data.batch_size, _BATCH))]
     return Calibration(
         batches=made,
@@ -40,4 +52,5 @@ def calibrate(loaded: LoadedModel, data: DataRequest) -> Calibration:
         fingerprint=images.fingerprint,
         examples=images.examples,
         batch_samples=[len(pixels) for pixels in made],
+        targets=targets,
     )

@@ -168,7 +168,8 @@ def _find(loaded: LoadedModel, data: DataRequest, split: Split) -> Images | None
             "give more images"
         )
     asked = _asked(data, split)
-    if asked is not None and split != "report" and asked > len(part):
+    exact = split == "search" or (split == "calibration" and not data.at_most)
+    if asked is not None and exact and asked > len(part):
         raise DataError(
             f"{spec} ({split} part) has {len(part)} images, fewer than the {asked} asked for; give "
             f"more images, or lower {_OPTIONS[split]}"
