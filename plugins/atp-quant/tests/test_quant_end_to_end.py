@@ -172,10 +172,15 @@ def test_other_ecosystems_are_written_dense(tmp_path: Path) -> None:
             assert most <= 2 ** told["weights"][name]
 
 
-def test_a_model_in_memory_is_quantized_in_place(tiny_llama: Any) -> None:
+def test_a_model_in_memory_is_quantized_in_place(
+    tiny_llama: Any, shared: Shared, text: dict[str, Any]
+) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(stories(shared))
     request = Request(bits=4, method="rtn", allocation="uniform", group_size=16)
     before = tiny_llama.model.layers[0].mlp.up_proj.weight.clone()
-    result = quantize(tiny_llama, request)
+    result = quantize(tiny_llama, request, processor=tokenizer, **text)
     after = tiny_llama.model.layers[0].mlp.up_proj.weight
     assert result.model is tiny_llama
     assert not torch.equal(before, after)

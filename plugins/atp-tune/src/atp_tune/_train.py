@@ -59,7 +59,7 @@ class _Trainee(nn.Module):
             loss = self._objective(index.tolist())
         if not bool(torch.isfinite(loss)):
             raise NumericalError(
-                f"the loss became {float(loss)}; lower --lr, or give --dtype float32"
+                f"the loss became {float(loss.detach())}; lower --lr, or give --dtype float32"
             )
         return {"loss": loss}
 
