@@ -24,7 +24,8 @@ _KEPT: Final = 1 << 28
 
 _SCORED: Final = 26
 """Bytes a weight of the matrix that is pruned: it and its scores in float32, what the selection of
-the lowest scores copies, with their places, and masks. Measured on Wanda and magnitude."""
+the lowest scores copies, with their places, and masks. Measured on Wanda, DSnoT and magnitude;
+methods that take more say so."""
 
 _DERIVED: Final = 4
 """Times the statistics of the matrix that is pruned: what is derived from them, such as the factors
@@ -126,8 +127,9 @@ def memory_need(
     # In turn: running a block on a batch, pruning a weight, the outputs of an evaluation.
     longest = max(max(weight.shape) for weight in weights)
     running = tokens * longest * (4 * item + 4)
+    scored = getattr(method, "work_bytes", _SCORED)
     pruning = max(
-        _SCORED * weight.numel + (_DERIVED * _of(method, weight.shape[1]) if samples else 0)
+        scored * weight.numel + (_DERIVED * _of(method, weight.shape[1]) if samples else 0)
         for weight in weights
     )
     outputs = 2 * tokens * widest * item + 16 * min(tokens * widest, 1 << 24) - statistics

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
+
+from _tables import line, read, rule, span
 
 __all__ = ["tables"]
 
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 MODELS = {
     "llama-1.1b": "Llama, 1.1 B, random weights",
     "smollm2-135m": "SmolLM2-135M",
@@ -21,7 +20,7 @@ MODELS = {
 def tables() -> dict[str, Callable[[], str]]:
     """Name of each part of the page → what makes it."""
     return {
-        "machine": lambda: str(_read("sparse_cpu.json")["machine"]),
+        "machine": lambda: str(read("sparse_cpu.json")["machine"]),
         "layers": layers,
         "fairness": fairness,
         "slowest": slowest,
@@ -34,7 +33,7 @@ def tables() -> dict[str, Callable[[], str]]:
 
 def layers() -> str:
     """Speed-ups of what `accelerate` chooses, a table for each type and number of threads."""
-    found = _read("sparse_cpu.json")["rows"]
+    found = read("sparse_cpu.json")["rows"]
     parts = []
     for dtype, threads in _kept(found, "dtype", "threads"):
         rows = [row for row in found if (row["dtype"], row["threads"]) == (dtype, threads)]
@@ -44,23 +43,23 @@ def layers() -> str:
         lines = [
             f"**{dtype}, {threads} thread{'s' * (threads > 1)}** (sparsity {told}):",
             "",
-            _row(["weight", *(f"{count} token{'s' * (count > 1)}" for count in tokens)]),
-            _rule(len(tokens)),
+            line(["weight", *(f"{count} token{'s' * (count > 1)}" for count in tokens)]),
+            rule(len(tokens)),
         ]
         for shape in dict.fromkeys(row["shape"] for row in rows):
             by = {(row["tokens"], row["sparsity"]): row for row in rows if row["shape"] == shape}
             cells = [
                 " / ".join(f"{by[count, s]['speedup']:.2f}" for s in sparsities) for count in tokens
             ]
-            lines.append(_row([shape.replace("x", " × "), *cells]))
+            lines.append(line([shape.replace("x", " × "), *cells]))
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
 
 def fairness() -> str:
     """The part of the gain that is our kernel's and not the zeros', for one token."""
-    found = _read("sparse_cpu.json")["rows"]
-    lines = [_row(["type", "dense in our kernel", "at 50 %", "at 70 %"]), _rule(3)]
+    found = read("sparse_cpu.json")["rows"]
+    lines = [line(["type", "dense in our kernel", "at 50 %", "at 70 %"]), rule(3)]
     for dtype in dict.fromkeys(row["dtype"] for row in found):
         cells = []
         for sparsity in (0.5, 0.7):
@@ -71,18 +70,18 @@ def fairness() -> str:
                 and row["sparsity"] == sparsity
                 and int(row["shape"].split("x")[0]) >= 4096
             ]
-            cells.append(_range(row["speedup"] for row in rows))
-            own = _range(
+            cells.append(span(row["speedup"] for row in rows))
+            own = span(
                 max(ratio for name, ratio in row["ratios"].items() if name.startswith("full_"))
                 for row in rows
             )
-        lines.append(_row([dtype, own, *cells]))
+        lines.append(line([dtype, own, *cells]))
     return "\n".join(lines)
 
 
 def slowest() -> str:
     """The worst cells of the grid, in a sentence."""
-    found = _read("sparse_cpu.json")["rows"]
+    found = read("sparse_cpu.json")["rows"]
     worst = min(found, key=lambda row: row["speedup"])
     slower = sum(row["speedup"] < 0.95 for row in found)
     verb, plural = "is" if slower == 1 else "are", "s" * (worst["threads"] > 1)
@@ -98,8 +97,8 @@ def models() -> str:
     found = _models()
     keys = _kept(found, "model", "dtype", "threads", "name", "batch")
     lines = [
-        _row(["model", "type", "threads", "work", "batch", "dense, 1/s", "50 %", "70 %"]),
-        _rule(7),
+        line(["model", "type", "threads", "work", "batch", "dense, 1/s", "50 %", "70 %"]),
+        rule(7),
     ]
     for key in keys:
         rows = {
@@ -112,14 +111,14 @@ def models() -> str:
         rate = max(rows.values(), key=lambda row: row["sparsity"])
         speed = rate["dense_per_second"]
         dense = f"{speed:,.0f} {rate['unit']}" if speed >= 100 else f"{speed:.3g} {rate['unit']}"
-        lines.append(_row([MODELS[model], dtype, threads, work, batch, dense, *cells]))
+        lines.append(line([MODELS[model], dtype, threads, work, batch, dense, *cells]))
     return "\n".join(lines)
 
 
 def memory() -> str:
     """Memory of all weights under the runtime, as a share of the dense model's."""
     found = _models()
-    lines = [_row(["model", "type", "50 %", "70 %"]), _rule(3)]
+    lines = [line(["model", "type", "50 %", "70 %"]), rule(3)]
     for model, dtype in _kept(found, "model", "dtype"):
         cells = []
         for sparsity in (0.5, 0.7):
@@ -128,23 +127,23 @@ def memory() -> str:
                 for row in found
                 if (row["model"], row["dtype"], row["sparsity"]) == (model, dtype, sparsity)
             ]
-            cells.append(_range((row["memory_ratio"] for row in rows), digits=2))
-        lines.append(_row([MODELS[model], dtype, *cells]))
+            cells.append(span((row["memory_ratio"] for row in rows), digits=2))
+        lines.append(line([MODELS[model], dtype, *cells]))
     return "\n".join(lines)
 
 
 def deepsparse() -> str:
     """DeepSparse's own ratios beside ours on the same shape and type."""
-    theirs, ours = _read("deepsparse_reference.json"), _read("sparse_cpu.json")["rows"]
+    theirs, ours = read("deepsparse_reference.json"), read("sparse_cpu.json")["rows"]
     width, threads = theirs["width"], theirs["threads"]
     lines = [
         f"DeepSparse {theirs['deepsparse']} (archived) on layers of {width} × {width} in float32, "
         f"{threads} thread{'s' * (threads > 1)}, in an environment of its own; milliseconds a "
         "layer, and the ratio to each one's own dense product.",
         "",
-        _row(["tokens", "zeros", "DeepSparse dense", "sparse", "ratio", "torch dense",
+        line(["tokens", "zeros", "DeepSparse dense", "sparse", "ratio", "torch dense",
               "sparse-cpu", "ratio"]),
-        _rule(7),
+        rule(7),
     ]  # fmt: skip
     for row in theirs["rows"]:
         [own] = [
@@ -157,55 +156,35 @@ def deepsparse() -> str:
         cells = [f"{row['dense_ms']:.2f}", f"{row['sparse_ms']:.2f}", f"{row['speedup']:.2f}"]
         cells += [f"{own['dense_ms']:.2f}", f"{own['dense_ms'] / own['speedup']:.2f}"]
         cells.append(f"{own['speedup']:.2f}")
-        lines.append(_row([row["tokens"], f"{row['sparsity']:.0%}", *cells]))
+        lines.append(line([row["tokens"], f"{row['sparsity']:.0%}", *cells]))
     lines += ["", "`python benchmarks/deepsparse_reference.py`"]
     return "\n".join(lines)
 
 
 def growth() -> str:
     """Exponents of growth, and pruning over two forwards at the largest size."""
-    found = _read("growth.json")["axes"]
+    found = read("growth.json")["axes"]
     lines = [
-        _row(["size that grows", "two forwards", "Wanda", "SparseGPT", "Wanda ÷ two forwards",
+        line(["size that grows", "two forwards", "Wanda", "SparseGPT", "Wanda ÷ two forwards",
               "SparseGPT ÷ two forwards"]),
-        _rule(5),
+        rule(5),
     ]  # fmt: skip
     for axis, told in found.items():
         sizes = [row["size"] for row in told["rows"]]
         slopes = told["exponents"]
         exponents = [f"{slopes[name]:.2f}" for name in ("forwards", "wanda", "sparsegpt")]
         ratios = [
-            _range(row["ratios"][name] for row in told["rows"]) for name in ("wanda", "sparsegpt")
+            span(row["ratios"][name] for row in told["rows"]) for name in ("wanda", "sparsegpt")
         ]
-        lines.append(_row([f"{axis}, {sizes[0]} to {sizes[-1]}", *exponents, *ratios]))
+        lines.append(line([f"{axis}, {sizes[0]} to {sizes[-1]}", *exponents, *ratios]))
     return "\n".join(lines)
 
 
 def _models() -> list[dict[str, Any]]:
     order = list(MODELS)
-    return sorted(_read("sparse_models.json"), key=lambda row: order.index(row["model"]))
-
-
-def _read(name: str) -> Any:
-    return json.loads((RESULTS / name).read_text("utf-8"))
+    return sorted(read("sparse_models.json"), key=lambda row: order.index(row["model"]))
 
 
 def _kept(rows: Iterable[dict[str, Any]], *names: str) -> list[tuple[Any, ...]]:
     """The combinations of some values, in the order they come."""
     return list(dict.fromkeys(tuple(row[name] for name in names) for row in rows))
-
-
-def _row(cells: Sequence[object]) -> str:
-    return "| " + " | ".join(map(str, cells)) + " |"
-
-
-def _rule(count: int) -> str:
-    return "|---|" + "---:|" * count
-
-
-def _range(values: Iterable[float], digits: int = 2) -> str:
-    found = sorted(values)
-    if not found:
-        return ""
-    low, high = (f"{value:.{digits}f}" for value in (found[0], found[-1]))
-    return low if low == high else f"{low} to {high}"

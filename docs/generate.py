@@ -22,6 +22,8 @@ import click
 
 sys.path.insert(0, str(Path(__file__).parent))
 import _speed
+import _techniques
+from _tables import figure
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -332,6 +334,7 @@ def results_page() -> str:
         "zero_shot": _zero_shot_table,
         "zero_shot_differences": _zero_shot_differences,
         "zero_shot_commands": _zero_shot_commands,
+        **_techniques.tables(),
     }
     return _rendered(template, tables)
 
@@ -498,8 +501,7 @@ def _allocations_tables() -> str:
 
 
 def _figure(metric: Mapping[str, Any]) -> str:
-    value = float(metric["value"])
-    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+    return figure(float(metric["value"]))
 
 
 _VERDICTS = {"better": " +", "worse": " −", "within noise": " ≈"}

@@ -47,6 +47,30 @@ def test_parts_are_those_of_the_model() -> None:
     assert need(Magnitude(), samples=0).activations == 0
 
 
+class Greedy(Magnitude):
+    """A method that takes much memory a weight."""
+
+    def __init__(self, work_bytes: int) -> None:
+        self.work_bytes = work_bytes
+
+
+def test_a_method_says_what_it_takes() -> None:
+    model = TinyModel()
+    one, more = (
+        memory_need(
+            model,
+            chains_of(model),
+            Greedy(work_bytes),
+            samples=1,
+            seqlen=1,
+            batch_size=1,
+            compares=False,
+        ).parts["work on a weight or batch"]
+        for work_bytes in (1000, 1500)
+    )
+    assert more - one == 500 * 12 * 8  # the largest weight
+
+
 def test_activations_wait_where_there_is_room() -> None:
     assert NEED.least == 800 + 3 * 50
     roomy = room_for(NEED, 5000)

@@ -63,6 +63,9 @@ class Method(Protocol):
     ``prune_pattern(weight, keep, of, statistics)``, which keeps `keep` of every `of` consecutive
     weights of a row, and of a last group that is shorter as many as
     `atp_core.methods.selection.tail_kept` says.
+
+    One that takes more than 26 bytes of memory a weight while it prunes says how many in an
+    attribute `work_bytes`, so that ``--max-memory`` leaves room for it.
     """
 
     @property

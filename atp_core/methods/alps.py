@@ -67,6 +67,7 @@ class ALPS:
 
     name = "alps"
     calibrated = True
+    work_bytes = 112  # measured on 2048 × 1024
 
     def __init__(
         self,
