@@ -37,7 +37,7 @@ MODELS: Final[dict[str, dict[str, Any]]] = {
     },
     "smollm2-135m": {
         "source": "embedded:smollm2-135m",
-        "data": {**_TEXT, "seqlen": 256, "report_samples": 24, "dtype": "float32"},
+        "data": {**_TEXT, "seqlen": 256, "report_samples": 40, "dtype": "bfloat16"},
         "tune": {"batch": 4, "lr": 3e-4},
     },
     "vit-cifar10": {
