@@ -67,7 +67,7 @@ def _measured(settings: dict[str, Any], cell: dict[str, Any]) -> dict[str, Any]:
         "dense": metrics["dense"].value,
         "value": metrics["pruned"].value,
         "stderr": metrics["pruned"].stderr,
-        "trials": len(result.trials),
+        "trials": len(result.search.trials),
         "seconds": result.seconds,
     }
 
