@@ -10,20 +10,16 @@ already is kept.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
-from _cifar10 import laid_out
+from _recorded import Row, arguments, record
 from allocations import OUTPUT as COMPARED
 from beta_auto import MODELS as OTHERS
 from smollm2_grid import Lines
 
 import atp_core
 
-OUTPUT = Path(__file__).resolve().parent / "results" / "masks.json"
 METHODS = ("wanda", "dsnot", "sparsegpt", "alps")
 SPARSITIES = (0.6, 0.7)
 MODELS = ("digits-vit", "vit-cifar10", "stories260k", "smollm2-135m")
@@ -38,21 +34,11 @@ BORROWED = {
 
 def main() -> None:
     """Prune every model asked for by every method."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="MODEL")
-    parser.add_argument("--root", type=Path, required=True, help="holds models/ and data/")
-    args = parser.parse_args()
-    found = json.loads(OUTPUT.read_text("utf-8")) if OUTPUT.exists() else {}
-    with laid_out(args.root):
-        for name in args.names or MODELS:
-            rows = found.setdefault(name, [])
-            for row in _missing(name, rows):
-                rows.append(row)
-                print(json.dumps(row), flush=True)
-                OUTPUT.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    args = arguments(__doc__).parse_args()
+    record("masks.json", args.names or MODELS, args.root, _missing)
 
 
-def _missing(name: str, known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _missing(name: str, known: list[Row]) -> Iterator[Row]:
     done = {(row["method"], row["sparsity"]) for row in known}
     for sparsity in SPARSITIES:
         for method in BORROWED.get(name, METHODS):

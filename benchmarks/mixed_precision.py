@@ -9,14 +9,11 @@ benchmarks/results/mixed_precision.json has already is kept.
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from _cifar10 import laid_out
+from _recorded import Row, arguments, record
 from beta_auto import MODELS as OTHERS
 from smollm2_grid import Lines
 
@@ -27,7 +24,6 @@ from atp_quant._bits import average
 from atp_quant._run import Quantizing, check_groups
 from atp_quant.api import Request
 
-OUTPUT = Path(__file__).resolve().parent / "results" / "mixed_precision.json"
 MODELS = ("digits-vit", "vit-cifar10", "smollm2-135m")
 GROUP_SIZE = 64
 JOINT = (4.0, 0.5)
@@ -45,9 +41,7 @@ class Cell(NamedTuple):
 
 def main() -> None:
     """Fill every cell of every model asked for."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="MODEL")
-    parser.add_argument("--root", type=Path, required=True, help="holds models/ and data/")
+    parser = arguments(__doc__)
     parser.add_argument("--bits", default="4,3,2.5")
     args = parser.parse_args()
     cells = [
@@ -57,28 +51,19 @@ def main() -> None:
         for allocation in ("uniform", "atp")
     ]
     cells += [Cell("gptq", allocation, *JOINT) for allocation in ("uniform", "atp")]
-    found = json.loads(OUTPUT.read_text("utf-8")) if OUTPUT.exists() else {}
-    with laid_out(args.root):
-        for name in args.names or MODELS:
-            rows = found.setdefault(name, [])
-            for row in _missing(dict(OTHERS[name]), cells, rows):
-                rows.append(row)
-                print(name, json.dumps(row), flush=True)
-                OUTPUT.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+    def missing(name: str, known: list[Row]) -> Iterator[Row]:
+        recipe = Recipe.make({**OTHERS[name], "sparsity": 0.0})
+        with Session(recipe, Source(recipe.source), progress=Lines()) as session:
+            check_groups(session.chains, GROUP_SIZE)
+            for cell in cells:
+                if not any({**row, **cell._asdict()} == row for row in known):
+                    yield _measured(session, cell, known)
+
+    record("mixed_precision.json", args.names or MODELS, args.root, missing)
 
 
-def _missing(
-    settings: dict[str, Any], cells: list[Cell], known: list[dict[str, Any]]
-) -> Iterator[dict[str, Any]]:
-    recipe = Recipe.make({**settings, "sparsity": 0.0})
-    with Session(recipe, Source(recipe.source), progress=Lines()) as session:
-        check_groups(session.chains, GROUP_SIZE)
-        for cell in cells:
-            if not any({**row, **cell._asdict()} == row for row in known):
-                yield _measured(session, cell, known)
-
-
-def _measured(session: Session, cell: Cell, known: list[dict[str, Any]]) -> dict[str, Any]:
+def _measured(session: Session, cell: Cell, known: list[Row]) -> Row:
     request = Request(
         bits=cell.bits,
         method=cell.method,

@@ -9,19 +9,16 @@ already is kept.
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-from _cifar10 import laid_out
+from _recorded import Row, arguments, record
 from beta_auto import MODELS as OTHERS
 from smollm2_grid import Lines
 
 import atp_core
 from atp_core.pattern import Pattern
 
-OUTPUT = Path(__file__).resolve().parent / "results" / "patterns.json"
 MODELS = ("digits-vit", "vit-cifar10", "smollm2-135m")
 CELLS: list[dict[str, Any]] = [
     {"pattern": "2:4", "method": "magnitude"},
@@ -37,23 +34,17 @@ CELLS: list[dict[str, Any]] = [
 
 def main() -> None:
     """Fill every cell of every model asked for."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="MODEL")
-    parser.add_argument("--root", type=Path, required=True, help="holds models/ and data/")
-    args = parser.parse_args()
-    found = json.loads(OUTPUT.read_text("utf-8")) if OUTPUT.exists() else {}
-    with laid_out(args.root):
-        for name in args.names or MODELS:
-            cells = found.setdefault(name, [])
-            for cell in CELLS:
-                if any({**known, **cell} == known for known in cells):
-                    continue
-                cells.append(_measured(dict(OTHERS[name]), cell))
-                print(name, json.dumps(cells[-1]), flush=True)
-                OUTPUT.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    args = arguments(__doc__).parse_args()
+    record("patterns.json", args.names or MODELS, args.root, _missing)
 
 
-def _measured(settings: dict[str, Any], cell: dict[str, Any]) -> dict[str, Any]:
+def _missing(name: str, known: list[Row]) -> Iterator[Row]:
+    for cell in CELLS:
+        if not any({**row, **cell} == row for row in known):
+            yield _measured(dict(OTHERS[name]), cell)
+
+
+def _measured(settings: dict[str, Any], cell: dict[str, Any]) -> Row:
     source = settings.pop("source")
     result = atp_core.prune(source, baseline=False, progress=Lines(), **settings, **cell)
     pattern = Pattern.parse(cell["pattern"])
