@@ -2,8 +2,8 @@
 
     python benchmarks/mixed_precision.py --root DIR [--bits B,B] [MODEL …]
 
-Every cell starts from the dense model. β is searched on the search split with round-to-nearest,
-whose β GPTQ takes too. Joint cells cut half of the weights in the same pass. What
+Every cell starts from the dense model, and β is searched on the search split. Joint cells cut half
+of the weights in the same pass, with the β of those without. What
 benchmarks/results/mixed_precision.json has already is kept.
 """
 
@@ -75,14 +75,11 @@ def _measured(session: Session, cell: Cell, known: list[Row]) -> Row:
     dense = next(iter(running.measured(None).values()))
     started = time.perf_counter()
     beta, trials = 0.0, []
-    if cell.allocation == "atp" and cell.method == "rtn":
+    if cell.allocation == "atp" and not cell.sparsity:
         beta, trials = running.search()
     elif cell.allocation == "atp":
-        beta = next(
-            row["beta"]
-            for row in known
-            if {**row, **Cell("rtn", "atp", cell.bits)._asdict()} == row
-        )
+        alone = cell._replace(sparsity=0.0)._asdict()
+        beta = next(row["beta"] for row in known if {**row, **alone} == row)
     widths = running.bits(beta)
     metric = next(iter(running.measured(widths).values()))
     blocks = running.blocks(widths)
