@@ -307,6 +307,13 @@ def _quantized(directory: Path) -> None:
     _change(directory, quantization_config={"quant_method": "gptq", "bits": 4})
 
 
+def _quantized_activations(directory: Path) -> None:
+    bits = {"num_bits": 8}
+    groups = {"a": {"targets": ["Linear"], "weights": bits, "input_activations": bits}}
+    method = "compressed-tensors"
+    _change(directory, quantization_config={"quant_method": method, "config_groups": groups})
+
+
 def _change(directory: Path, **changes: Any) -> None:
     file = directory / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
@@ -328,6 +335,7 @@ def _change(directory: Path, **changes: Any) -> None:
         (_wrong_shape, "cannot be loaded: "),
         (_unknown_type, "cannot be loaded: .*llamma"),
         (_quantized, r"is quantized \(gptq\).*cannot be pruned"),
+        (_quantized_activations, r"is quantized \(compressed-tensors\).*cannot be pruned"),
     ],
 )
 def test_unfit_checkpoints(

@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 
 import atp_core
-from atp_core.errors import UsageError
+from atp_core.errors import ModelError, UsageError
 from atp_core.weights import read_header
 from atp_quant._pack import packed_bytes
 from atp_quant.api import Request, quantize
@@ -49,6 +49,29 @@ def test_mixed_widths_are_what_transformers_loads(
     assert set(result.metrics) == {"dense", "uniform", "quantized"}
     assert result.difference == 0.0
     torch.testing.assert_close(logits(loaded(out)), logits(result.model))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_output_is_read_like_any_other_model(
+    shared: Shared, text: dict[str, Any], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    result = quantize(
+        stories(shared), Request(bits=4, method="rtn", group_size=4), output=out, **text
+    )
+    report = {key: text[key] for key in ("report_data", "seqlen", "report_samples")}
+    again = atp_core.evaluate(str(out), **report)
+    assert again.metrics["perplexity"].value == pytest.approx(
+        result.metrics["quantized"]["perplexity"].value, rel=1e-6
+    )
+    # What is pruned is what the codes stand for, and is written dense.
+    pruned = tmp_path / "pruned"
+    atp_core.prune(str(out), output=pruned, sparsity=0.5, method="magnitude", beta=0.0, **text)
+    assert "quantization_config" not in json.loads((pruned / "config.json").read_text())
+    weight = loaded(pruned).model.layers[0].mlp.up_proj.weight
+    assert float((weight == 0).float().mean()) >= 0.5
+    with pytest.raises(ModelError, match="cannot be streamed; leave out --max-memory"):
+        atp_core.evaluate(str(out), max_memory="6GB", **report)
 
 
 @pytest.mark.filterwarnings("ignore")

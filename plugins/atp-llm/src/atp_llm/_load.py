@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +73,9 @@ def load(source: Source, request: LoadRequest) -> LoadedModel:
     To be streamed, it comes with a store of its weights.
 
     GGUF weights are dequantized: to float32, or to the file's own float type, where `dtype` is
-    "auto". Experts run one by one ("eager"), so that what each of them multiplies can be seen;
-    that is the same function, and is not written to the saved config.
+    "auto"; and weights in compressed-tensors to what their codes stand for. Experts run one by one
+    ("eager"), so that what each of them multiplies can be seen; that is the same function, and is
+    not written to the saved config.
 
     Raises:
         ModelError: the checkpoint is missing, damaged, incomplete, quantized, or unknown.
@@ -88,7 +91,7 @@ def load(source: Source, request: LoadRequest) -> LoadedModel:
     shared = {**place.options, **trust, "revision": request.revision}
     with explained(source.text, _remedy(place)):
         config = transformers.AutoConfig.from_pretrained(place.name, **shared)
-        _refuse_quantized(config, source, place)
+        _check_quantization(config, source, place, request)
         auto = _auto_class(config, source)
         info: dict[str, Any] = {}
         if request.meta:
@@ -285,15 +288,42 @@ def _dequantize(place: _Place) -> dict[str, Any]:
     return {"quantization_config": config(dequantize=True)}
 
 
-def _refuse_quantized(config: Any, source: Source, place: _Place) -> None:
+def _check_quantization(
+    config: Any, source: Source, place: _Place, request: LoadRequest
+) -> None:
+    """Have weights in compressed-tensors made dense while they are loaded; refuse others.
+
+    Raises:
+        ModelError: the weights are packed in a way that has no dense form here, activations are
+            quantized too, or the model was to be streamed.
+    """
     found = getattr(config, "quantization_config", None)
     if found is None or place.gguf is not None:
         return
-    method = found.get("quant_method") if isinstance(found, dict) else found.quant_method
-    raise ModelError(
-        f"{source.text} is quantized ({getattr(method, 'value', method)}): its packed weights "
-        "cannot be pruned; prune the model it was made from, and quantize the result"
+    settings = found if isinstance(found, dict) else found.to_dict()
+    method = settings.get("quant_method")
+    method = getattr(method, "value", method)
+    groups = settings.get("config_groups") or {}
+    weights_alone = not any(
+        isinstance(group, dict) and group.get("input_activations") for group in groups.values()
     )
+    if method != "compressed-tensors" or not weights_alone:
+        raise ModelError(
+            f"{source.text} is quantized ({method}): its packed weights cannot be pruned; prune "
+            "the model it was made from, and quantize the result"
+        )
+    if request.stream:
+        raise ModelError(
+            f"{source.text} is quantized ({method}) and cannot be streamed; leave out --max-memory"
+        )
+    if find_spec("compressed_tensors") is None:
+        raise ModelError(
+            f"{source.text} is quantized ({method}): pip install compressed-tensors to read it"
+        )
+    # Early releases know the older name only, and later ones warn of it.
+    known = inspect.signature(transformers.CompressedTensorsConfig).parameters
+    dense = {"dequantize": True} if "dequantize" in known else {"run_compressed": False}
+    config.quantization_config = {**settings, **dense}
 
 
 def _forget_quantization(model: nn.Module) -> None:
