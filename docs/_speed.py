@@ -84,9 +84,10 @@ def slowest() -> str:
     found = read("sparse_cpu.json")["rows"]
     worst = min(found, key=lambda row: row["speedup"])
     slower = sum(row["speedup"] < 0.95 for row in found)
-    verb, plural = "is" if slower == 1 else "are", "s" * (worst["threads"] > 1)
+    plural = "s" * (worst["threads"] > 1)
+    count = "none is" if not slower else "1 is" if slower == 1 else f"{slower} are"
     return (
-        f"Of {len(found)} cells {slower} {verb} more than 5 % slower than dense; the slowest is "
+        f"Of {len(found)} cells {count} more than 5 % slower than dense; the slowest is "
         f"{worst['speedup']:.2f} ({worst['dtype']}, {worst['shape']}, {worst['tokens']} "
         f"tokens at {worst['sparsity']:g}, {worst['threads']} thread{plural})."
     )
