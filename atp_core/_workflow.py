@@ -570,6 +570,25 @@ class Pruning:
         self._current = (schedule.digest, samples, report)
         return report
 
+    def search_and_report(self) -> tuple[SearchResult, dict[str, Mapping[str, Metric]]]:
+        """Find the schedule, and measure the dense, uniform and pruned model on the report split.
+
+        Uniform is measured where the recipe asks for a baseline and the schedule is another one.
+        """
+        recipe = self._session.recipe
+        metrics: dict[str, Mapping[str, Metric]] = {"dense": self.report_metrics("dense", None)}
+
+        def confirmed(beta: Beta) -> None:
+            if beta == 0.0 and recipe.baseline:
+                metrics["uniform"] = self.report_metrics("uniform", self.schedule(0.0))
+
+        found = self.search(confirmed)
+        rival = recipe.schedule is None and recipe.allocation != "uniform"
+        if recipe.baseline and rival and not self.takes_beta:
+            metrics["uniform"] = self.report_metrics("uniform", self.uniform())
+        metrics["pruned"] = self.report_metrics("pruned", found.schedule)
+        return found, metrics
+
     def report_metrics(self, who: str, schedule: Schedule | None) -> Mapping[str, Metric]:
         """Metrics on the report split and on tasks: of the dense model, or pruned to `schedule`."""
         found = Found()

@@ -33,7 +33,7 @@ from .errors import UsageError
 from .exported import ExportResult, Format
 from .progress import NullProgress, Progress
 from .recipe import Recipe
-from .records import Beta, LoadedModel, Metric, Source, WorkRequest
+from .records import LoadedModel, Metric, Source, WorkRequest
 from .results import EvaluateResult, InspectResult, PlanResult, PruneResult, SearchResult
 from .runtime import Accelerated
 from .trials.journal import journal_beside
@@ -83,7 +83,7 @@ def prune(
     Raises:
         AtpError: anything that is wrong with the request, the model or the data.
     """
-    source = _source(model_or_source, processor)
+    source = Source.of(model_or_source, processor)
     recipe = _recipe(source, settings, output)
     return run_prune(recipe, source, resume=resume, overwrite=overwrite, progress=progress)
 
@@ -103,14 +103,14 @@ def search(
     `output`, if given, gets ``schedule.json``, ``trials.jsonl`` and figures. A model in memory is
     left as it was.
     """
-    source = _source(model_or_source, processor)
+    source = Source.of(model_or_source, processor)
     recipe = _recipe(source, settings, output)
     return run_search(recipe, source, resume=resume, overwrite=overwrite, progress=progress)
 
 
 def plan(model_or_source: Any, *, processor: Any = None, **settings: Any) -> PlanResult:
     """Work out what `prune` would do, without loading weights; arguments as those of `prune`."""
-    source = _source(model_or_source, processor)
+    source = Source.of(model_or_source, processor)
     return make_plan(Session(_recipe(source, settings, None), source))
 
 
@@ -148,14 +148,14 @@ def evaluate(
     Raises:
         AtpError: a source, its data or a task cannot be had, or nothing can be measured.
     """
-    source = _source(model_or_source, processor)
+    source = Source.of(model_or_source, processor)
     fields = {"sparsity": 0.0, **settings, "tasks": tasks}
     target = None if output is None else Path(output)
     if target is not None:
         check_evaluation_target(target, overwrite=overwrite)
     asked = Measuring(
         _recipe(source, fields, output),
-        [source, *(_source(one, None) for one in compare)],
+        [source, *(Source.of(one, None) for one in compare)],
         metrics,
         runtime=runtime,
     )
@@ -193,7 +193,7 @@ def accelerate(
     Raises:
         AtpError: no such runtime is installed, or it cannot run here.
     """
-    source = _source(model_or_source, processor)
+    source = Source.of(model_or_source, processor)
     if source.model is not None:
         if settings:
             raise UsageError(
@@ -254,7 +254,7 @@ def bench(
         raise UsageError("give at least one round, and batch sizes of 1 and more")
     if output is not None and not Path(output).absolute().parent.is_dir():
         raise UsageError(f"there is no folder {Path(output).parent}; make it first")
-    source = _source(model_or_source, processor)
+    source = Source.of(model_or_source, processor)
     session = Session(
         _recipe(source, {"sparsity": 0.0, **settings}, None), source, progress=progress
     )
@@ -304,7 +304,7 @@ def compare(
     """
     if not sparsities or not methods:
         raise UsageError("name at least one sparsity and one method to compare at")
-    source = _source(model_or_source, processor)
+    source = Source.of(model_or_source, processor)
     target = None if output is None else Path(output)
     if target is not None:
         prepare_output(target, overwrite=overwrite)
@@ -358,7 +358,7 @@ def diagnose(
         AtpError: anything that is wrong with the request, the model or the data. An allocation
             that does not suit the model is recorded with its error instead, unless all fail.
     """
-    source = _source(model_or_source, processor)
+    source = Source.of(model_or_source, processor)
     target = None if output is None else Path(output)
     if target is not None:
         prepare_output(target, overwrite=overwrite)
@@ -415,7 +415,7 @@ def inspect(
         weights: read the weights and count zeros; False builds the architecture only.
         **settings: loading fields of `atp_core.Recipe`.
     """
-    source = _source(model_or_source, processor)
+    source = Source.of(model_or_source, processor)
     session = Session(_recipe(source, {"sparsity": 0.0, **settings}, None), source)
     loaded = session.load(meta=not weights)
     chains = session.locate(loaded, every=True)
@@ -450,7 +450,7 @@ def load(source: str, **settings: Any) -> LoadedModel:
     """
     if settings.get("max_memory") is not None:
         raise UsageError("a model is streamed by what prunes or measures it; drop max_memory here")
-    found = _source(source, None)
+    found = Source.of(source, None)
     return Session(_recipe(found, {"sparsity": 0.0, **settings}, None), found).loaded
 
 
@@ -473,17 +473,7 @@ def run_prune(
         raise UsageError("a model that is streamed is not kept in memory; give an output directory")
     _check_beta(session)
     with session, _journaled(session, output, resume, overwrite) as pruning:
-        metrics: dict[str, Mapping[str, Metric]] = {"dense": pruning.report_metrics("dense", None)}
-
-        def confirmed(beta: Beta) -> None:
-            if beta == 0.0 and recipe.baseline:
-                metrics["uniform"] = pruning.report_metrics("uniform", pruning.schedule(0.0))
-
-        found = pruning.search(confirmed)
-        rival = recipe.schedule is None and recipe.allocation != "uniform"
-        if recipe.baseline and rival and not pruning.takes_beta:
-            metrics["uniform"] = pruning.report_metrics("uniform", pruning.uniform())
-        metrics["pruned"] = pruning.report_metrics("pruned", found.schedule)
+        found, metrics = pruning.search_and_report()
         report = pruning.prune(found.schedule, "pruning")
         result = PruneResult(
             search=found,
@@ -543,14 +533,6 @@ def _check_beta(session: Session) -> None:
     """Refuse an illegal β before weights are loaded."""
     if not isinstance(session.recipe.beta, str) and session.source.model is None:
         make_plan(session)
-
-
-def _source(model_or_source: Any, processor: Any) -> Source:
-    if isinstance(model_or_source, Source):
-        return model_or_source
-    if isinstance(model_or_source, (str, Path)):
-        return Source(str(model_or_source))
-    return Source(type(model_or_source).__name__, model_or_source, processor)
 
 
 def _recipe(source: Source, settings: Mapping[str, Any], output: str | Path | None) -> Recipe:

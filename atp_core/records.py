@@ -66,6 +66,15 @@ class Source:
     model: Any = None
     processor: Any = None
 
+    @classmethod
+    def of(cls, model_or_source: Any, processor: Any = None) -> Source:
+        """What Python users give: a source, its text or path, or a model in memory."""
+        if isinstance(model_or_source, Source):
+            return model_or_source
+        if isinstance(model_or_source, (str, Path)):
+            return cls(str(model_or_source))
+        return cls(type(model_or_source).__name__, model_or_source, processor)
+
     @property
     def path(self) -> Path | None:
         """The source as an existing file or directory, or None."""

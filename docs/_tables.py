@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["figure", "line", "read", "rule", "span"]
+__all__ = ["RESULTS", "figure", "line", "read", "rule", "span"]
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 

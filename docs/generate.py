@@ -23,11 +23,10 @@ import click
 sys.path.insert(0, str(Path(__file__).parent))
 import _speed
 import _techniques
-from _tables import figure
+from _tables import RESULTS, figure, read
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-RESULTS = ROOT / "benchmarks" / "results"
 NOTICE = "<!-- made by docs/generate.py: edit there, and run `make docs` -->\n\n"
 
 
@@ -377,7 +376,7 @@ def _recursion(auto: dict[str, Any], sparsity: float) -> float:
 
 def _regret_table() -> str:
     """How much worse than the search's best each estimate of β is, on its objective."""
-    found = json.loads((RESULTS / "beta_auto.json").read_text("utf-8"))
+    found = read("beta_auto.json")
     regrets: dict[str, list[float]] = {}
     for model in found.values():
         for cell in model.values():
@@ -411,7 +410,7 @@ _SHOWN = ("top1", "accuracy", "exact_match")
 
 
 def _modalities() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((RESULTS / "modality_grid.json").read_text("utf-8"))
+    found: dict[str, Any] = read("modality_grid.json")
     return found
 
 
@@ -459,7 +458,7 @@ def _modality_commands() -> str:
 
 
 def _allocations() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((RESULTS / "allocations.json").read_text("utf-8"))
+    found: dict[str, Any] = read("allocations.json")
     return found
 
 
@@ -524,7 +523,7 @@ def _allocations_commands() -> str:
 
 def _inputs_table() -> str:
     """Both kinds of statistics beside each other, a line a model and sparsity."""
-    found = json.loads((RESULTS / "inputs.json").read_text("utf-8"))
+    found = read("inputs.json")
     rows = [
         "| model | metric | S | uniform, pruned | uniform, dense | ATP, pruned | ATP, dense |",
         "|---|---|---:|---:|---:|---:|---:|",
@@ -548,7 +547,7 @@ def _inputs_table() -> str:
 
 def _theory_table() -> str:
     """Nested masks and sorted schedules, a line a model."""
-    found = json.loads((RESULTS / "theory.json").read_text("utf-8"))
+    found = read("theory.json")
     rows = [
         "| model | steps of masks | error rose | schedules | rising wins | falling wins | "
         "random beats uniform | rising beats uniform |",
@@ -568,7 +567,7 @@ def _theory_table() -> str:
 
 
 def _zero_shot() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((RESULTS / "zero_shot.json").read_text("utf-8"))
+    found: dict[str, Any] = read("zero_shot.json")
     return found
 
 

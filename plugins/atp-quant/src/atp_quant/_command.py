@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from atp_core.cli.kit import bars, data_options, emit_json, load_options, stdout
+from atp_core.cli.kit import bars, data_options, emit_json, load_options, names_of, stdout
 from atp_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def command(
         except ValueError:
             raise UsageError(f"--beta {given['beta']!r} is neither 'search' nor a number") from None
     if "chains" in given:
-        given["chains"] = [name.strip() for name in given["chains"].split(",") if name.strip()]
+        given["chains"] = names_of(given["chains"])
     from .api import Request, quantize
 
     asked = {name: given.pop(name) for name in Request.__dataclass_fields__ if name in given}

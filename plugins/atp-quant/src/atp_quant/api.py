@@ -57,7 +57,7 @@ def quantize(
     target = None if output is None else Path(output)
     if target is not None:
         check_target(target, overwrite_ok=overwrite)
-    source = _source(model_or_source, processor)
+    source = Source.of(model_or_source, processor)
     recipe = Recipe.make({**settings, "source": source.text, "sparsity": 0.0})
     with Session(recipe, source, progress=progress) as session:
         check_groups(session.chains, request.group_size)
@@ -126,11 +126,3 @@ def _format(session: Session, request: Request) -> tuple[str, str]:
     if request.format == "compressed-tensors":
         raise UsageError(f"{reason}; take --format dense")
     return "dense", reason
-
-
-def _source(model_or_source: Any, processor: Any) -> Source:
-    if isinstance(model_or_source, Source):
-        return model_or_source
-    if isinstance(model_or_source, (str, Path)):
-        return Source(str(model_or_source))
-    return Source(type(model_or_source).__name__, model_or_source, processor)

@@ -13,7 +13,7 @@ from torch import nn
 from atp_core.errors import UsageError
 from atp_core.progress import Progress
 from atp_core.recipe import Recipe
-from atp_core.records import Beta, Metric, Source
+from atp_core.records import Metric, Source
 from atp_core.session import Session
 
 from ._importance import IMPORTANCES
@@ -61,20 +61,10 @@ def slim(
     target = None if output is None else Path(output)
     if target is not None:
         check_output(target, overwrite=overwrite)
-    session = Session(recipe, _source(model_or_source, processor), progress=progress)
+    session = Session(recipe, Source.of(model_or_source, processor), progress=progress)
     with session:
         slimming = Slimming(session)
-        metrics: dict[str, Mapping[str, Metric]] = {"dense": slimming.report_metrics("dense", None)}
-
-        def confirmed(beta: Beta) -> None:
-            if beta == 0.0 and recipe.baseline:
-                metrics["uniform"] = slimming.report_metrics("uniform", slimming.schedule(0.0))
-
-        found = slimming.search(confirmed)
-        rival = recipe.schedule is None and recipe.allocation != "uniform"
-        if recipe.baseline and rival and not slimming.takes_beta:
-            metrics["uniform"] = slimming.report_metrics("uniform", slimming.uniform())
-        metrics["pruned"] = slimming.report_metrics("pruned", found.schedule)
+        found, metrics = slimming.search_and_report()
         model = session.loaded.model
         dense = _parameters(model)
         with write(session, target, overwrite=overwrite) as written:
@@ -93,12 +83,6 @@ def slim(
             )
             written(result, attributes)
     return replace(result, seconds=time.perf_counter() - started)
-
-
-def _source(model_or_source: Any, processor: Any) -> Source:
-    if isinstance(model_or_source, (str, Path)):
-        return Source(str(model_or_source))
-    return Source(type(model_or_source).__name__, model_or_source, processor)
 
 
 def _recipe(
@@ -126,7 +110,7 @@ def _recipe(
             "beta 'auto' is measured for single weights, not for heads and channels; give a "
             "number, or 'search'"
         )
-    source = _source(model_or_source, None)
+    source = Source.of(model_or_source, None)
     return Recipe.make(
         {
             **settings,
