@@ -13,7 +13,7 @@ from torch import nn
 from atp_core.engine.lockstep import Lockstep
 from atp_core.engine.observation import BlockStatistics
 from atp_core.engine.placement import Placement
-from atp_core.engine.pruning import PruneOptions, prune_model
+from atp_core.engine.pruning import PruneOptions, _zero, prune_model
 from atp_core.engine.snapshot import Snapshot
 from atp_core.engine.taps import WeightTap
 from atp_core.errors import DataError, ModelError, NumericalError
@@ -194,6 +194,17 @@ def test_pruning_propagates_block_by_block(model: TinyModel) -> None:
     assert report.achieved == pytest.approx(0.5, abs=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_what_is_cut_is_zero_whatever_it_was(dtype: torch.dtype) -> None:
+    matrix = torch.tensor([[-1.0, torch.nan, torch.inf], [-torch.inf, 2.0, -0.0]], dtype=dtype)
+    kept = torch.tensor([[True, False, False], [False, True, False]])
+    wanted = torch.tensor([[-1.0, 0.0, 0.0], [0.0, 2.0, 0.0]], dtype=dtype)
+    for one in (matrix.clone(), matrix.T.clone().T):  # also where rows do not lie together
+        _zero(one, kept)
+        assert torch.equal(one, wanted)
+        assert not one.signbit()[~kept].any()
+
+
 def test_same_seed_same_bits(model: TinyModel) -> None:
     other = copy.deepcopy(model)
     run(model, chains_of(model), 0.6)
@@ -278,6 +289,7 @@ def test_every_kind_of_product_is_seen(product: Any, guard: Any) -> None:
     ):
         product(x, holder.weight)
     assert torch.equal(torch.cat(rows), x.flatten(0, 1))
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
 def test_slices_of_a_fused_matrix_are_told_apart() -> None:

@@ -100,8 +100,15 @@ def test_the_highest_of_each_group_are_kept() -> None:
             group = row[start : start + 8]
             wanted = set(group.topk(count).indices.tolist())
             assert set(kept[start : start + 8].nonzero()[:, 0].tolist()) == wanted
-    ties = keep_highest_in_groups(torch.ones(1, 4), 2, 4)
-    assert ties.tolist() == [[False, False, True, True]]
+
+
+@pytest.mark.parametrize("keep, of", [(2, 4), (5, 8), (3, 16), (9, 20)])
+def test_of_equal_scores_in_a_group_the_first_are_dropped(keep: int, of: int) -> None:
+    scores = noise(5, 3 * of).mul(2).round()  # many ties
+    mask = keep_highest_in_groups(scores, keep, of).view(-1, of)
+    for group, kept in zip(scores.view(-1, of), mask, strict=True):
+        dropped = group.argsort(stable=True)[: of - keep]
+        assert set(dropped.tolist()) == set((~kept).nonzero().flatten().tolist())
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda one: one.name)

@@ -97,16 +97,17 @@ class WeightTap(TorchDispatchMode):
         # their memory and be mistaken for them.
         self._held: list[torch.Tensor] = []
         self._versions: dict[int, int] = {}
-        self._fastpath = True
+        # One entry for each time it was entered: taking an operation apart enters it again.
+        self._fastpath: list[bool] = []
 
     def __enter__(self) -> Self:
-        self._fastpath = torch.backends.mha.get_fastpath_enabled()
+        self._fastpath.append(torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)
         return super().__enter__()  # type: ignore[no-any-return, no-untyped-call]
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
-        torch.backends.mha.set_fastpath_enabled(self._fastpath)
+        torch.backends.mha.set_fastpath_enabled(self._fastpath.pop())
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
