@@ -57,9 +57,22 @@ def identity(session: Session) -> dict[str, Any]:
     }
 
 
-def trial_samples(samples: int, asked: int | None) -> int:
-    """Calibration samples of a trial, of `samples` in all."""
-    return min(asked or max(samples // _TRIAL_SHARE, _TRIAL_LEAST), samples)
+def trial_samples(
+    samples: int, asked: int | None, method: Method, judged_on: int | None
+) -> int:
+    """Calibration samples of a trial.
+
+    Args:
+        samples: calibration samples in all.
+        asked: what the user asks for.
+        method: one that wants to know a number of each input feature, and no more, does with half
+            as many samples as its trials are judged on, which then cost as much as judging.
+        judged_on: samples of the search split, where that is known.
+    """
+    usual = max(samples // _TRIAL_SHARE, _TRIAL_LEAST)
+    if judged_on is not None and getattr(method, "small_statistics", False):
+        usual = min(usual, max(judged_on // 2, 1))
+    return min(asked or usual, samples)
 
 
 def check_settings(session: Session, allocator: Allocator) -> None:
@@ -229,8 +242,9 @@ class Pruning:
                 found = [wanted]
             schedule = self.schedule(found[-1])
             # A searched β was judged against 0 in its trials; a measured one has had no trial.
-            judged = self._recipe.baseline or wanted == "auto"
-            final = self._confirm([0.0, *found] if judged else [], confirmed)
+            judged = [0.0, *found] if self._recipe.baseline or wanted == "auto" else []
+            stage = "final" if self._recipe.baseline else "search"
+            final = self._contest(judged, stage, confirmed)
             trials += final
             if final and isinstance(wanted, str):
                 winner = best(final, self._known().higher_is_better).beta
@@ -332,14 +346,14 @@ class Pruning:
             higher_is_better=lambda: self._known().higher_is_better,
         )
 
-    def _confirm(
-        self, candidates: Sequence[Beta], confirmed: Callable[[Beta], None] | None
+    def _contest(
+        self, candidates: Sequence[Beta], stage: str, confirmed: Callable[[Beta], None] | None
     ) -> list[Trial]:
-        """Judge each candidate once on all calibration data."""
-        final: dict[str, Beta] = {}
+        """Judge each candidate once."""
+        different: dict[str, Beta] = {}
         for beta in candidates:
-            final.setdefault(self.schedule(beta).digest, beta)
-        asked: list[tuple[Beta, str]] = [(beta, "final") for beta in final.values()]
+            different.setdefault(self.schedule(beta).digest, beta)
+        asked: list[tuple[Beta, str]] = [(beta, stage) for beta in different.values()]
 
         def judged(position: int) -> None:
             if confirmed is not None:
@@ -433,7 +447,11 @@ class Pruning:
         """Calibration samples of a trial, or None where the method takes none."""
         if not self._method.calibrated:
             return None
-        return trial_samples(self._session.calibration.samples, self._recipe.trial_samples)
+        judged_on = self._recipe.search_samples or self._session.loaded.defaults.get(
+            "search_samples"
+        )
+        samples = self._session.calibration.samples
+        return trial_samples(samples, self._recipe.trial_samples, self._method, judged_on)
 
     def _judge(self, beta: Beta, stage: str = "search") -> Trial:
         [trial] = self._judge_all([(beta, stage)])

@@ -330,6 +330,7 @@ def results_page() -> str:
         "allocations_commands": _allocations_commands,
         "theory": _theory_table,
         "inputs": _inputs_table,
+        "trials": _trials_table,
         "zero_shot": _zero_shot_table,
         "zero_shot_differences": _zero_shot_differences,
         "zero_shot_commands": _zero_shot_commands,
@@ -542,6 +543,25 @@ def _inputs_table() -> str:
                 ]
             metric = cells[0]["metric"]
             rows.append(f"| {name} | {metric} | {sparsity:g} | {' | '.join(told)} |")
+    return "\n".join(rows)
+
+
+def _trials_table() -> str:
+    """What short trials find, a line a model and sparsity."""
+    rows = [
+        "| model | S | β of the grid | with all samples: trials | β | regret | "
+        "default: samples a trial | trials | β | regret | time, of the grid's |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, found in read("trials.json").items():
+        for row in found:
+            grid, whole, short = row["grid"], row["all samples"], row["default"]
+            rows.append(
+                f"| {name} | {row['sparsity']:g} | {grid['beta']:.4f} | {whole['trials']} | "
+                f"{whole['beta']:.4f} | {100 * whole['regret']:.1f} % | {short['trial_samples']} of "
+                f"{row['samples']} | {short['trials']} | {short['beta']:.4f} | "
+                f"{100 * short['regret']:.1f} % | {short['seconds'] / grid['seconds']:.3f} |"
+            )
     return "\n".join(rows)
 
 

@@ -81,7 +81,7 @@ class TestOneBetaEach:
         joint = min(by_stage["search"], key=lambda trial: trial.objective)
         # The larger chain is varied first, from the β found for all.
         assert {trial.beta["left"] for trial in by_stage["search right"]} == {joint.beta}
-        assert len({trial.beta["right"] for trial in by_stage["search right"]}) >= 4
+        assert len({trial.beta["right"] for trial in by_stage["search right"]}) >= 3
         each = min(by_stage["search left"], key=lambda trial: trial.objective)
         assert each.objective <= joint.objective
         assert by_stage["final"][0].beta == 0.0

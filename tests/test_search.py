@@ -38,18 +38,18 @@ def test_adaptive_finds_the_bottom_of_a_bowl(limit: float, where: float, sharpne
     bottom = where * limit
     trials = run(lambda b: math.exp(3 + sharpness * ((b - bottom) / limit) ** 2), limit)
     winner = best(trials, higher_is_better=False)
-    assert abs(winner.beta - bottom) <= limit / 12
+    assert math.log(winner.objective) - 3 <= 0.01 or abs(winner.beta - bottom) <= limit / 16
     assert trials[0].beta == 0.0
-    assert len(trials) <= 9
+    assert len(trials) <= 8
     assert len({t.beta for t in trials}) == len(trials)
     assert all(0.0 <= t.beta <= limit for t in trials)
 
 
-@given(st.lists(st.floats(0.1, 1e9), min_size=9, max_size=9))
+@given(st.lists(st.floats(0.1, 1e9), min_size=8, max_size=8))
 def test_adaptive_ends_on_any_objective(values: list[float]) -> None:
     given_values = iter(values)
     trials = run(lambda b: next(given_values), 0.02)
-    assert 4 <= len(trials) <= 9
+    assert 3 <= len(trials) <= 8
     assert len({t.beta for t in trials}) == len(trials)
 
 

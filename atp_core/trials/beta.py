@@ -53,16 +53,21 @@ class Grid:
 
 
 class Adaptive:
-    """Brackets the minimum with coarse candidates, then refines by parabolas.
+    """Brackets the minimum with a few coarse candidates, then refines by parabolas.
+
+    It ends where the parabola through the best candidate and its neighbours promises little more,
+    as a trial costs more than that is worth: on curves measured on six models it takes four or five
+    trials.
 
     Args:
         limit: largest legal β.
         resolution: neighbours closer than this are not told apart; defaults to 1/32 of the limit.
         rounds: at most this many refining trials.
+        worthwhile: gain that a further trial must promise, as a share of the objective.
     """
 
-    COARSE = (0.0, 1 / 8, 1 / 4, 1 / 2)
-    OUTER = (3 / 4, 1.0)
+    COARSE = (0.0, 1 / 5, 2 / 5)
+    OUTER = (7 / 10, 1.0)
 
     def __init__(
         self,
@@ -70,10 +75,12 @@ class Adaptive:
         *,
         resolution: float | None = None,
         rounds: int = 3,
+        worthwhile: float = 0.005,
     ) -> None:
         self._limit = limit
         self._resolution = resolution or limit / 32
         self._rounds = rounds
+        self._worthwhile = worthwhile
 
     def __call__(self, judged: Sequence[Point]) -> list[float]:
         """The next round of candidates."""
@@ -95,26 +102,20 @@ class Adaptive:
         return [] if candidate is None else [candidate]
 
     def _refine(self, judged: Sequence[Point], winner: Point) -> float | None:
-        """A point between the winner and a neighbour, or None where they are close already."""
+        """A point between the winner and a neighbour, or None where it is not worth a trial."""
         points = sorted({point.beta: point for point in judged}.values())
         i = [point.beta for point in points].index(winner.beta)
-        left = points[i - 1] if i > 0 else None
-        right = points[i + 1] if i + 1 < len(points) else None
-        gaps = [
-            (abs(neighbour.beta - winner.beta), neighbour)
-            for neighbour in (left, right)
-            if neighbour is not None
-        ]
-        width, widest = max(gaps, key=lambda gap: gap[0])
-        if width < 2 * self._resolution:
+        near = points[max(i - 1, 0) : i + 2]
+        if len(near) == 3 and (vertex := _vertex([_height(point) for point in near])):
+            where, gain = vertex
+            if gain < self._worthwhile or abs(where - winner.beta) < self._resolution:
+                return None
+            if all(abs(where - point.beta) >= self._resolution for point in points):
+                return where
+        neighbours = [point for point in near if point is not winner]
+        widest = max(neighbours, key=lambda point: abs(point.beta - winner.beta))
+        if abs(widest.beta - winner.beta) < 4 * self._resolution:
             return None
-        vertex = None
-        if left is not None and right is not None:
-            vertex = _vertex([_height(point) for point in (left, winner, right)])
-        if vertex is not None and all(
-            abs(vertex - point.beta) >= self._resolution for point in points
-        ):
-            return vertex
         return (winner.beta + widest.beta) / 2
 
 
@@ -131,16 +132,23 @@ def _height(point: Point) -> tuple[float, float]:
     return point.beta, -math.log(-point.cost) if point.cost < 0 else -math.inf
 
 
-def _vertex(points: Sequence[tuple[float, float]]) -> float | None:
-    """Where the parabola through three points is lowest, or None where it opens downward."""
+def _vertex(points: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
+    """Where the parabola through three points is lowest, and how far below the middle one.
+
+    None where it opens downward, or is lowest outside.
+    """
     (x0, y0), (x1, y1), (x2, y2) = points
     if not all(math.isfinite(y) for y in (y0, y1, y2)):
         return None
-    a, b = (x1 - x0) * (y1 - y2), (x1 - x2) * (y1 - y0)
-    if abs(a - b) < 1e-30:
+    left, right = (y1 - y0) / (x1 - x0), (y2 - y1) / (x2 - x1)
+    bend = (right - left) / (x2 - x0)
+    if bend <= 0:
         return None
-    x = x1 - 0.5 * ((x1 - x0) * a - (x1 - x2) * b) / (a - b)
-    return x if x0 < x < x2 else None
+    # By Newton's form: y1 + slope (x - x1) + bend (x - x1)^2
+    slope = left + bend * (x1 - x0)
+    shift = -slope / (2 * bend)
+    where = x1 + shift
+    return (where, bend * shift**2) if x0 < where < x2 else None
 
 
 def search_beta(

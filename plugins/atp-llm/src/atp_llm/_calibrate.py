@@ -24,7 +24,7 @@ def default_samples(loaded: LoadedModel, data: DataRequest) -> int:
 
 def default_search_samples(samples: int) -> int:
     """Windows of the search split where none are asked for, by the calibration samples."""
-    return max(8, samples // 2)
+    return max(8, samples // 16)
 
 
 def fingerprint(ids: torch.Tensor) -> str:
