@@ -150,9 +150,10 @@ def cost() -> dict[str, Any]:
         "title": "(d) Finding β and pruning, against pruning to one rate",
         "command": "python benchmarks/run.py cost",
         "text": (
-            "S = 0.6, Wanda, bfloat16, the default trials; the report is not measured. 32 calibration "
-            "samples of 512 tokens are the default for a text of one's own, 128 (here of 256) for one "
-            "from the hub. Ratios of CPU seconds to those of one rate with the same samples."
+            "S = 0.6, Wanda, bfloat16, the default trials; the report is not measured. 32 "
+            "calibration samples are the default for a text of one's own (here of 512 tokens), 128 "
+            "for one from the hub (here of 256). Ratios of CPU seconds to those of one rate with "
+            "the same samples."
         ),
         "columns": ["samples", "--inputs, --beta", "trials", "seconds", "CPU seconds", "ratio"],
         "rows": rows,

@@ -558,8 +558,9 @@ def _trials_table() -> str:
             grid, whole, short = row["grid"], row["all samples"], row["default"]
             rows.append(
                 f"| {name} | {row['sparsity']:g} | {grid['beta']:.4f} | {whole['trials']} | "
-                f"{whole['beta']:.4f} | {100 * whole['regret']:.1f} % | {short['trial_samples']} of "
-                f"{row['samples']} | {short['trials']} | {short['beta']:.4f} | "
+                f"{whole['beta']:.4f} | {100 * whole['regret']:.1f} % | "
+                f"{short['trial_samples']} of {row['samples']} | "
+                f"{short['trials']} | {short['beta']:.4f} | "
                 f"{100 * short['regret']:.1f} % | {short['seconds'] / grid['seconds']:.3f} |"
             )
     return "\n".join(rows)
