@@ -260,13 +260,12 @@ PARTS = {"search": search, "floor": floor, "memory": memory, "cost": cost}
 
 def main() -> None:
     """Run the parts named on the command line, or all."""
-    bench: dict[str, Any] = {"machine": "", "parts": []}
+    bench: dict[str, Any] = {"parts": []}
     if OUTPUT.exists():
         bench = json.loads(OUTPUT.read_text("utf-8"))
     for name in sys.argv[1:] or list(PARTS):
         print(f"{name} …", flush=True)
-        part = PARTS[name]()
-        bench["machine"] = machine()
+        part = {**PARTS[name](), "machine": machine()}
         kept = [p for p in bench["parts"] if p["title"] != part["title"]]
         bench["parts"] = sorted([*kept, part], key=lambda p: str(p["title"]))
         OUTPUT.parent.mkdir(exist_ok=True)

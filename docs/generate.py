@@ -642,13 +642,13 @@ def _bench_tables() -> str:
     if not path.exists():
         return "not measured yet"
     bench = json.loads(path.read_text("utf-8"))
-    lines = [f"Machine: {bench['machine']}.", ""]
+    lines: list[str] = []
     for part in bench["parts"]:
         lines += [f"### {part['title']}", "", part["text"], ""]
         head = part["columns"]
         lines += ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
         lines += ["| " + " | ".join(map(str, row)) + " |" for row in part["rows"]]
-        lines += ["", f"`{part['command']}`", ""]
+        lines += ["", f"`{part['command']}`, on {part['machine']}", ""]
     return "\n".join(lines)
 
 

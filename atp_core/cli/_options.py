@@ -19,11 +19,13 @@ __all__ = [
     "executor_options",
     "executor_settings",
     "inputs_option",
+    "json_option",
     "label_options",
     "load_options",
     "memory_options",
     "names_of",
     "output_options",
+    "overwrite_option",
     "rates_of",
     "recipe_from",
     "schedule_options",
@@ -115,6 +117,14 @@ def _apply(options: list[Any]) -> Callable[[F], F]:
 
     return decorate
 
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object on stdout."
+)
+
+overwrite_option = click.option(
+    "--overwrite", is_flag=True, help="Replace an earlier output in -o."
+)
 
 inputs_option = click.option(
     "--inputs",
@@ -351,7 +361,7 @@ output_options = _apply(
             is_flag=True,
             help="Replace an earlier output in -o, and start over where a run was interrupted.",
         ),
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
+        json_option,
     ]
 )
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import rich_click as click
 
 from ._console import emit_json, stderr, stdout
+from ._options import json_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +29,7 @@ _MARKS = {"passed": "[green]✓[/]", "failed": "[bold red]✗[/]", "skipped": "[
 @click.option("--calibration", metavar="DATA", help="Calibration data for --source.")
 @click.option("--report-data", metavar="DATA", help="Report data for --source.")
 @click.option("--samples", type=click.IntRange(min=1), metavar="N", help="Samples for --source.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@json_option
 @click.pass_context
 def command(
     context: click.Context,

@@ -10,6 +10,7 @@ import rich_click as click
 
 from ..scaffold import KINDS
 from ._console import emit_json
+from ._options import json_option
 
 __all__ = ["command"]
 
@@ -31,7 +32,7 @@ __all__ = ["command"]
     metavar="DIR",
     help="Directory to make the folder atp-NAME in; default is the current one.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@json_option
 def command(name: str, kind: Any, output: Path | None, as_json: bool) -> None:
     """Write a plugin called NAME to start from.
 

@@ -8,7 +8,7 @@ from typing import Any
 import rich_click as click
 
 from ._console import emit_json, stdout
-from ._options import load_options, names_of
+from ._options import json_option, load_options, names_of
 
 __all__ = ["command"]
 
@@ -59,7 +59,7 @@ _COUNT = click.IntRange(min=1)
     metavar="FILE",
     help="Write the result there as JSON.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@json_option
 def command(source: str, modes: str | None, as_json: bool, **options: Any) -> None:
     """Time SOURCE, e.g. a directory that `atp prune` wrote, dense against sparse.
 

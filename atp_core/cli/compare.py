@@ -14,6 +14,7 @@ from ._options import (
     executor_options,
     executor_settings,
     inputs_option,
+    json_option,
     load_options,
     names_of,
     rates_of,
@@ -65,7 +66,7 @@ __all__ = ["command"]
 @click.option(
     "--overwrite", is_flag=True, help="Replace an earlier output in -o, or an interrupted run."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@json_option
 def command(
     source: str,
     allocations: str,

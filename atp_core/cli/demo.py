@@ -7,6 +7,7 @@ from typing import Any, Final
 import rich_click as click
 
 from ._console import emit_json, stdout
+from ._options import json_option
 
 __all__ = ["command"]
 
@@ -36,7 +37,7 @@ _DEMOS: Final[dict[str, dict[str, Any]]] = {
     help="Directory to write (default demo-output, or demo-output-KIND); an earlier demo's is "
     "replaced.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@json_option
 def command(kind: str, output: str | None, as_json: bool) -> None:
     """Prune a trained model with Wanda and ATP and compare with uniform; needs no network.
 

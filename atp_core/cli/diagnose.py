@@ -13,8 +13,10 @@ from ._options import (
     SparsityParam,
     data_options,
     inputs_option,
+    json_option,
     load_options,
     names_of,
+    overwrite_option,
     rates_of,
 )
 
@@ -75,8 +77,8 @@ __all__ = ["command"]
     metavar="DIR",
     help="Directory to write.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace an earlier output in -o.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@overwrite_option
+@json_option
 def command(
     source: str,
     allocations: str,

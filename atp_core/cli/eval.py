@@ -8,7 +8,7 @@ from typing import Any
 import rich_click as click
 
 from ._console import emit_json, stdout
-from ._options import label_options, load_options, memory_options, task_options
+from ._options import json_option, label_options, load_options, memory_options, task_options
 
 __all__ = ["command"]
 
@@ -63,7 +63,7 @@ __all__ = ["command"]
 )
 @click.option("--resume", is_flag=True, help="Continue the interrupted run that was writing -o.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier eval.json in -o.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@json_option
 def command(
     source: str, metrics: str | None, gates: tuple[str, ...], as_json: bool, **options: Any
 ) -> None:

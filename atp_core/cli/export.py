@@ -8,6 +8,7 @@ from typing import Any
 import rich_click as click
 
 from ._console import emit_json, stdout
+from ._options import json_option, overwrite_option
 
 __all__ = ["command"]
 
@@ -28,8 +29,8 @@ __all__ = ["command"]
     metavar="OUT",
     help="Directory to write.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace an earlier output in -o.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@overwrite_option
+@json_option
 def command(as_json: bool, **options: Any) -> None:
     """Write the saved model in DIRECTORY to OUT with its zeros packed, or dense again.
 

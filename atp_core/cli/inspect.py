@@ -7,7 +7,7 @@ from typing import Any
 import rich_click as click
 
 from ._console import emit_json, stdout
-from ._options import load_options
+from ._options import json_option, load_options
 
 __all__ = ["command"]
 
@@ -21,7 +21,7 @@ __all__ = ["command"]
 )
 @click.option("--all", "every", is_flag=True, help="List every prunable weight.")
 @load_options
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@json_option
 def command(source: str, weights: bool, every: bool, as_json: bool, **options: Any) -> None:
     """Show what of SOURCE can be pruned, what stays dense, and how sparse it is."""
     from ..api import inspect

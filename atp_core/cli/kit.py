@@ -8,9 +8,11 @@ from ._options import (
     SettingsParam,
     SparsityParam,
     data_options,
+    json_option,
     label_options,
     load_options,
     names_of,
+    overwrite_option,
 )
 from ._progress import bars
 
@@ -21,8 +23,10 @@ __all__ = [
     "bars",
     "data_options",
     "emit_json",
+    "json_option",
     "label_options",
     "load_options",
     "names_of",
+    "overwrite_option",
     "stdout",
 ]

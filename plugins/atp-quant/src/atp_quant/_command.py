@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from atp_core.cli.kit import bars, data_options, emit_json, load_options, names_of, stdout
+from atp_core.cli.kit import (
+    bars,
+    data_options,
+    emit_json,
+    json_option,
+    load_options,
+    names_of,
+    overwrite_option,
+    stdout,
+)
 from atp_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -86,8 +95,8 @@ __all__ = ["command"]
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Directory to write."
 )
-@click.option("--overwrite", is_flag=True, help="Replace an earlier output in -o.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@overwrite_option
+@json_option
 def command(
     source: str, output: Path | None, overwrite: bool, as_json: bool, **options: Any
 ) -> None:

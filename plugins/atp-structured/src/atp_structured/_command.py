@@ -14,8 +14,10 @@ from atp_core.cli.kit import (
     bars,
     data_options,
     emit_json,
+    json_option,
     load_options,
     names_of,
+    overwrite_option,
     stdout,
 )
 
@@ -85,8 +87,8 @@ __all__ = ["command"]
     metavar="DIR",
     help="Directory to write; `atp eval` and its like read it.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace an earlier output in -o.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@overwrite_option
+@json_option
 def command(source: str, as_json: bool, **options: Any) -> None:
     """Remove heads and channels of SOURCE, so that it gets smaller and faster with plain torch.
 

@@ -7,7 +7,15 @@ from typing import Any
 
 import rich_click as click
 
-from atp_core.cli.kit import bars, emit_json, label_options, load_options, names_of, stdout
+from atp_core.cli.kit import (
+    bars,
+    emit_json,
+    json_option,
+    label_options,
+    load_options,
+    names_of,
+    stdout,
+)
 
 __all__ = ["command"]
 
@@ -105,7 +113,7 @@ __all__ = ["command"]
     is_flag=True,
     help="Replace an earlier output in -o, and start over where a training was interrupted.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@json_option
 def command(source: str, as_json: bool, **options: Any) -> None:
     """Train the pruned model in DIR, so that it recovers, and write it to another directory.
 
