@@ -34,12 +34,17 @@ class Path(IntEnum):
     """`F.linear` with the dense weight, kept beside the packed one."""
     SPMM = 7
     """The kernel for many tokens that skips zeros."""
+    AMX = 8
+    """The kernel that multiplies tiles of 16 rows and 16 tokens, for bfloat16."""
 
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Largest number of tokens of each bucket; the last one takes all above too."""
 
 _MANY = 16
+_RULE_TILED = 4
+_TILED = 3
+"""Tokens from which tiles of 16 are worth trying."""
 
 Plan = tuple[int, ...]
 """A `Path` a bucket."""
@@ -75,6 +80,8 @@ def kernels_for(stored: torch.dtype) -> list[Path]:
 def ways_for(stored: torch.dtype, tokens: int) -> list[Path]:
     """Ways on packed weights that are worth trying for a number of tokens."""
     ways = kernels_for(stored)
+    if tokens >= _TILED and _has_tiles(stored):
+        ways.append(Path.AMX)
     if tokens >= _MANY or not ways:
         ways.append(Path.UNPACK)
         if stored != torch.int8 and library() is not None:
@@ -91,4 +98,11 @@ def rule(stored: torch.dtype) -> Plan:
     few = kernels_for(stored)
     most = 64 if stored == torch.bfloat16 else _MANY
     many = Path.SPMM if stored in (torch.float32, torch.float16) else Path.UNPACK
+    if _has_tiles(stored):
+        most, many = _RULE_TILED, Path.AMX
     return tuple(int(few[0] if few and top <= most else many) for top in BUCKETS)
+
+
+def _has_tiles(stored: torch.dtype) -> bool:
+    found = library()
+    return found is not None and stored == torch.bfloat16 and bool(found.features & 8)
