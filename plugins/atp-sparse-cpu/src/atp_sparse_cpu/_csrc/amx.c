@@ -53,12 +53,16 @@ int atp_amx_usable(void) {
 }
 
 #define TILE 16                   /* rows of any tile, and tokens */
+/* Tiles are aligned to their size: reading one that reaches into a second page takes many times as
+ * long. */
 #define TILE_BYTES (TILE * 64)
 #define BAND (TILE / ATP_ROWS)    /* groups whose rows make one tile */
 #define FEW 6                     /* tiles of tokens whose sums fit the registers */
-#define PANEL 16                  /* bands of a panel */
-#define DEPTH 16                  /* steps of a panel */
-#define PASS 512                  /* tokens that go over a panel */
+#define PANEL 32                  /* bands of a panel */
+#define DEPTH 8                   /* steps of a panel */
+#define PASS 256                  /* tokens that go over a panel */
+
+#define AHEAD_STEP 128            /* bytes of a group's step that are fetched early */
 
 /* In assembly, as the compilers' own intrinsics do not tell that they read memory. */
 #define TILE_ZERO(C) __asm__ volatile("tilezero %%tmm" #C::)
@@ -192,7 +196,7 @@ static ahead after(const task *job, int64_t band) {
                    atp_ceil(bytes, job->steps)};
 }
 
-ATP_INLINE void fetch(ahead *next) {
+ATP_INLINE void fetch_step(ahead *next) {
     _mm_prefetch(next->masks, _MM_HINT_T1);
     next->masks += BAND * ATP_ROWS * 4;
     for (int64_t i = 0; i < next->share; i += 64) _mm_prefetch(next->values + i, _MM_HINT_T1);
@@ -210,8 +214,8 @@ ATP_INLINE void fetch(ahead *next) {
 /* One band times all tokens, expanded as it goes. x: [steps][tiles] tiles. */
 ATP_INLINE ATP_BASE void few_tokens(const task *job, int64_t band, const char *x,
                                     const int tiles) {
-    char weights[2][TILE_BYTES] __attribute__((aligned(64)));
-    float sums[TILE * TILE] __attribute__((aligned(64)));
+    char weights[2][TILE_BYTES] __attribute__((aligned(TILE_BYTES)));
+    float sums[TILE * TILE] __attribute__((aligned(TILE_BYTES)));
     place at = start_of(job, band);
     ahead next = after(job, band + 1);
 #define DO(C) TILE_ZERO(C);
@@ -220,7 +224,7 @@ ATP_INLINE ATP_BASE void few_tokens(const task *job, int64_t band, const char *x
     for (int64_t s = 0; s < job->steps; s++, x += tiles * TILE_BYTES) {
         char *tile = weights[s & 1];
         expand(&at, s, tile);
-        fetch(&next);
+        fetch_step(&next);
         TILE_LOAD(6, tile);
 #define DO(C) TILE_LOAD(7, x + C * TILE_BYTES); TILE_DOT(C, 6, 7);
         EACH(tiles, DO)
@@ -281,48 +285,66 @@ ATP_INLINE void block(const char *a, const char *x, char *sums, int64_t steps, i
     }
 }
 
-/* Steps of a band, and a request for what follows them in each group. */
+/* Ask for the lines of some memory, for the second-level cache. */
+ATP_INLINE void fetch(const char *start, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch(start + i, _MM_HINT_T1);
+}
+
+/* Steps of a band. */
 static ATP_BASE void expand_band(place *at, int64_t first, int64_t last, char *out) {
     place now = *at;
     for (int64_t s = first; s < last; s++, out += TILE_BYTES) expand(&now, s, out);
-    for (int i = 0; i < BAND; i++) {
-        const char *next = (const char *)now.v[i];
-        const int64_t bytes = next - (const char *)at->v[i];
-        for (int64_t b = 0; b < bytes; b += 64) _mm_prefetch(next + b, _MM_HINT_T1);
-        _mm_prefetch(now.mask[i] + last * ATP_ROWS, _MM_HINT_T1);
-    }
     *at = now;
 }
 
-/* Bands first .. last - 1 times the tokens of a pass. x: [pairs of tiles][steps][2] tiles, of
- * which the last may be one tile. */
+/* Bands first .. last - 1 times the tokens of a pass. x: of every DEPTH steps, pairs of tiles of
+ * tokens, each [DEPTH][2] tiles; the last pair may be one tile. What the next steps will read is
+ * asked for bit by bit between products, as reading it takes as long as they do. */
 static ATP_BASE void many_tokens(const task *job, int64_t first, int64_t last, const char *x,
                                  int64_t token, int64_t tiles, char *scratch) {
-    const int64_t bands = last - first, pairs = (bands + 1) / 2;
-    char *weights = scratch, *sums = scratch + PANEL * DEPTH * TILE_BYTES;
+    const int64_t steps = job->steps, pairs = (last - first + 1) / 2, columns = (tiles + 1) / 2;
+    char *weights = scratch, *sums = scratch + 2 * pairs * DEPTH * TILE_BYTES;
     place at[PANEL];
     for (int64_t b = 0; b < 2 * pairs; b++) at[b] = start_of(job, first + b);
-    for (int64_t s = 0; s < job->steps; s += DEPTH) {
-        const int64_t end = s + DEPTH < job->steps ? s + DEPTH : job->steps;
+    for (int64_t s = 0; s < steps; s += DEPTH) {
+        const int64_t end = s + DEPTH < steps ? s + DEPTH : steps, count = end - s;
+        const int64_t more = end == steps ? 0 : steps - end < DEPTH ? steps - end : DEPTH;
+        const int64_t share = (more ? more : DEPTH < steps ? DEPTH : steps) * tiles * TILE_BYTES /
+                              (pairs * columns);
+        const char *soon = x + (more ? end * tiles * TILE_BYTES : 0);
         for (int64_t b = 0; b < 2 * pairs; b++)
             expand_band(&at[b], s, end, weights + b * DEPTH * TILE_BYTES);
         for (int64_t p = 0; p < pairs; p++) {
             const char *a = weights + 2 * p * DEPTH * TILE_BYTES;
-            for (int64_t t = 0; t < tiles; t += 2) {
+            for (int64_t c = 0; c < columns; c++, soon += share) {
+                const int64_t t = 2 * c;
                 const int wide = tiles - t > 1;
-                const char *in = x + (t * job->steps + s * (1 + wide)) * TILE_BYTES;
+                const char *in = x + (s * tiles + t * count) * TILE_BYTES;
                 char *out = sums + 2 * (p * tiles + t) * TILE_BYTES;
+                fetch(soon, share);
+                for (int64_t i = c; more && i < 2 * BAND; i += columns) {
+                    const place *next = &at[2 * p + i / BAND];
+                    fetch((const char *)next->v[i % BAND], more * AHEAD_STEP);
+                    fetch((const char *)(next->mask[i % BAND] + end * ATP_ROWS),
+                          more * ATP_ROWS * 4);
+                }
                 if (wide)
-                    block(a, in, out, end - s, s > 0, 2);
+                    block(a, in, out, count, s > 0, 2);
                 else
-                    block(a, in, out, end - s, s > 0, 1);
-                if (end < job->steps) continue;
-                for (int64_t i = 0; i < 2 * (1 + wide); i++)
+                    block(a, in, out, count, s > 0, 1);
+                for (int64_t i = 0; !more && i < 2 * (1 + wide); i++)
                     finish(job, (const float *)(out + i * TILE_BYTES),
                            first + 2 * p + i / (1 + wide), token + (t + i % (1 + wide)) * TILE);
             }
         }
     }
+}
+
+/* Where many_tokens wants the tile of step s and tokens t. */
+static int64_t place_of(int64_t s, int64_t steps, int64_t t, int64_t tiles) {
+    const int64_t begin = s / DEPTH * DEPTH, count = steps - begin < DEPTH ? steps - begin : DEPTH;
+    const int64_t pair = t & ~(int64_t)1, wide = tiles - pair > 1 ? 2 : 1;
+    return begin * tiles + pair * count + (s - begin) * wide + t - pair;
 }
 
 /* As atp_linear, for bfloat16 values, inputs and outputs. */
@@ -344,15 +366,15 @@ int atp_amx(const atp_weight *w, const void *x, int64_t ldx, int64_t m, const vo
     const int64_t panels = atp_ceil(bands, panel);
     const int64_t packed = pass * steps * TILE_BYTES, zeros = steps * ATP_ROWS * 4;
     void *inputs = NULL;
-    if (posix_memalign(&inputs, 64, (size_t)(packed + zeros + 64))) return ATP_NO_MEMORY;
+    if (posix_memalign(&inputs, TILE_BYTES, (size_t)(packed + zeros + 64))) return ATP_NO_MEMORY;
     memset((char *)inputs + packed, 0, (size_t)zeros);
     const task job = {w, (const uint32_t *)((char *)inputs + packed), bias, y, steps, bands, m, io};
     int broken = 0;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         void *scratch = NULL;
-        const int64_t own = PANEL * DEPTH + panel * pass;
-        if (!few && posix_memalign(&scratch, 64, (size_t)(own * TILE_BYTES)))
+        const int64_t own = panel * (DEPTH + pass);
+        if (!few && posix_memalign(&scratch, TILE_BYTES, (size_t)(own * TILE_BYTES)))
             __atomic_store_n(&broken, 1, __ATOMIC_RELAXED);
 #pragma omp barrier
         const int well = !__atomic_load_n(&broken, __ATOMIC_RELAXED);
@@ -361,10 +383,8 @@ int atp_amx(const atp_weight *w, const void *x, int64_t ldx, int64_t m, const vo
             const int64_t tiles = all - begin < pass ? all - begin : pass;
 #pragma omp for schedule(static)
             for (int64_t i = 0; i < tiles * steps; i++) {
-                /* few: [steps][tiles]; many: pairs of tiles, each [steps][2] */
-                const int64_t t = i / steps, s = i % steps, pair = few ? 0 : t & ~(int64_t)1;
-                const int64_t wide = few ? tiles : tiles - pair > 1 ? 2 : 1;
-                const int64_t at = pair * steps + s * wide + t - pair, token = (begin + t) * TILE;
+                const int64_t t = i / steps, s = i % steps, token = (begin + t) * TILE;
+                const int64_t at = few ? s * tiles + t : place_of(s, steps, t, tiles);
                 pack_inputs((const uint16_t *)x + token * ldx + s * ATP_STEP, ldx, m - token,
                             w->k - s * ATP_STEP, (char *)inputs + at * TILE_BYTES);
             }
