@@ -58,6 +58,8 @@ int atp_amx_usable(void) {
 #define TILE_BYTES (TILE * 64)
 #define BAND (TILE / ATP_ROWS)    /* groups whose rows make one tile */
 #define FEW 6                     /* tiles of tokens whose sums fit the registers */
+#define LAG 2                     /* steps that a tile of weights waits, few tokens */
+#define RING 4                    /* tiles that may wait, a power of 2 above LAG */
 #define PANEL 32                  /* bands of a panel */
 #define DEPTH 8                   /* steps of a panel */
 #define PASS 256                  /* tokens that go over a panel */
@@ -210,39 +212,64 @@ ATP_INLINE void fetch_step(ahead *next) {
     if (TILES > 3) { DO(3) } \
     if (TILES > 4) { DO(4) } \
     if (TILES > 5) { DO(5) }
+#define EACH_LATER(TILES, DO) \
+    if (TILES > 0) { DO(3, 0) } \
+    if (TILES > 1) { DO(4, 1) } \
+    if (TILES > 2) { DO(5, 2) }
 
-/* One band times all tokens, expanded as it goes. x: [steps][tiles] tiles. */
-ATP_INLINE ATP_BASE void few_tokens(const task *job, int64_t band, const char *x,
-                                    const int tiles) {
-    char weights[2][TILE_BYTES] __attribute__((aligned(TILE_BYTES)));
+/* One band times all tokens, or two bands times up to 3 tiles of them, expanded as they go: a tile
+ * of weights waits for some steps, as it cannot be read before what was written has left the
+ * processor's queue of stores. x: [steps][tiles] tiles. */
+ATP_INLINE ATP_BASE void few_tokens(const task *job, int64_t band, const char *x, const int tiles,
+                                    const int bands) {
+    char weights[RING][2][TILE_BYTES] __attribute__((aligned(TILE_BYTES)));
     float sums[TILE * TILE] __attribute__((aligned(TILE_BYTES)));
-    place at = start_of(job, band);
-    ahead next = after(job, band + 1);
+    place at = start_of(job, band), at2 = start_of(job, band + bands - 1);
+    ahead next = after(job, band + bands), next2 = after(job, band + 2 * bands - 1);
 #define DO(C) TILE_ZERO(C);
-    EACH(tiles, DO)
+    EACH(FEW, DO)
 #undef DO
-    for (int64_t s = 0; s < job->steps; s++, x += tiles * TILE_BYTES) {
-        char *tile = weights[s & 1];
-        expand(&at, s, tile);
-        fetch_step(&next);
-        TILE_LOAD(6, tile);
+    for (int64_t s = 0; s < job->steps + LAG; s++) {
+        if (s < job->steps) {
+            expand(&at, s, weights[s % RING][0]);
+            fetch_step(&next);
+            if (bands > 1) {
+                expand(&at2, s, weights[s % RING][1]);
+                fetch_step(&next2);
+            }
+        }
+        if (s < LAG) continue;
+        const char *ready = weights[(s - LAG) % RING][0];
+        TILE_LOAD(6, ready);
 #define DO(C) TILE_LOAD(7, x + C * TILE_BYTES); TILE_DOT(C, 6, 7);
         EACH(tiles, DO)
 #undef DO
+        if (bands > 1) {
+            TILE_LOAD(6, ready + TILE_BYTES);
+#define DO(C, T) TILE_LOAD(7, x + T * TILE_BYTES); TILE_DOT(C, 6, 7);
+            EACH_LATER(tiles, DO)
+#undef DO
+        }
+        x += tiles * TILE_BYTES;
     }
 #define DO(C) TILE_STORE(C, sums); finish(job, sums, band, C * TILE);
     EACH(tiles, DO)
 #undef DO
+    if (bands > 1) {
+#define DO(C, T) TILE_STORE(C, sums); finish(job, sums, band + 1, T * TILE);
+        EACH_LATER(tiles, DO)
+#undef DO
+    }
 }
 
 static ATP_BASE void run_few(const task *job, int64_t band, const char *x, int64_t tiles) {
     switch (tiles) {
-        case 1: few_tokens(job, band, x, 1); break;
-        case 2: few_tokens(job, band, x, 2); break;
-        case 3: few_tokens(job, band, x, 3); break;
-        case 4: few_tokens(job, band, x, 4); break;
-        case 5: few_tokens(job, band, x, 5); break;
-        default: few_tokens(job, band, x, 6); break;
+        case 1: few_tokens(job, band, x, 1, 2); break;
+        case 2: few_tokens(job, band, x, 2, 2); break;
+        case 3: few_tokens(job, band, x, 3, 2); break;
+        case 4: few_tokens(job, band, x, 4, 1); break;
+        case 5: few_tokens(job, band, x, 5, 1); break;
+        default: few_tokens(job, band, x, 6, 1); break;
     }
 }
 
@@ -362,7 +389,7 @@ int atp_amx(const atp_weight *w, const void *x, int64_t ldx, int64_t m, const vo
     /* Panels likewise, in pairs of bands, and no fewer than threads. */
     if (threads < 1) threads = 1;
     const int64_t parts = atp_ceil(atp_ceil(bands, PANEL), threads) * threads;
-    const int64_t panel = few ? 1 : atp_ceil(atp_ceil(bands, parts), 2) * 2;
+    const int64_t panel = few ? (all <= FEW / 2 ? 2 : 1) : atp_ceil(atp_ceil(bands, parts), 2) * 2;
     const int64_t panels = atp_ceil(bands, panel);
     const int64_t packed = pass * steps * TILE_BYTES, zeros = steps * ATP_ROWS * 4;
     void *inputs = NULL;
@@ -391,7 +418,7 @@ int atp_amx(const atp_weight *w, const void *x, int64_t ldx, int64_t m, const vo
 #pragma omp for schedule(static)
             for (int64_t p = 0; p < panels; p++) {
                 if (few)
-                    run_few(&job, p, inputs, tiles);
+                    run_few(&job, p * panel, inputs, tiles);
                 else
                     many_tokens(&job, p * panel, (p + 1) * panel < bands ? (p + 1) * panel : bands,
                                 inputs, begin * TILE, tiles, scratch);
