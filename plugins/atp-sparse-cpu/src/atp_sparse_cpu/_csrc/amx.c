@@ -52,21 +52,22 @@ int atp_amx_usable(void) {
     return found;
 }
 
-#define TILE 16                   /* rows of any tile, and tokens */
-/* Tiles are aligned to their size: reading one that reaches into a second page takes many times as
- * long. */
+/* Tiles are aligned to their size: reading one that lies in two pages takes several times as long. */
+#define TILE 16 /* rows of any tile, and tokens */
 #define TILE_BYTES (TILE * 64)
-#define BAND (TILE / ATP_ROWS)    /* groups whose rows make one tile */
-#define FEW 6                     /* tiles of tokens whose sums fit the registers */
-#define LAG 2                     /* steps that a tile of weights waits, few tokens */
-#define RING 4                    /* tiles that may wait, a power of 2 above LAG */
-#define PANEL 32                  /* bands of a panel */
-#define DEPTH 8                   /* steps of a panel */
-#define PASS 256                  /* tokens that go over a panel */
+#define BAND (TILE / ATP_ROWS) /* groups whose rows make one tile */
 
-#define AHEAD_STEP 128            /* bytes of a group's step that are fetched early */
+#define FEW 6  /* tiles of tokens whose sums fit the registers */
+#define LAG 2  /* steps that a tile of weights waits before it is read */
+#define RING 4 /* tiles that may wait, a power of 2 above LAG */
 
-/* In assembly, as the compilers' own intrinsics do not tell that they read memory. */
+/* For more tokens: two bands of a panel stay in the first-level cache, and all of it, its sums and
+ * the inputs of DEPTH steps in the second one. */
+#define PANEL 16 /* bands, even */
+#define DEPTH 8  /* steps */
+#define PASS 512 /* tokens, a multiple of 32 */
+
+/* In assembly, as GCC's own intrinsics do not tell it that they read memory. */
 #define TILE_ZERO(C) __asm__ volatile("tilezero %%tmm" #C::)
 #define TILE_LOAD(T, P) \
     __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #T::"r"(P), "r"((int64_t)64) : "memory")
@@ -198,13 +199,14 @@ static ahead after(const task *job, int64_t band) {
                    atp_ceil(bytes, job->steps)};
 }
 
-ATP_INLINE void fetch_step(ahead *next) {
-    _mm_prefetch(next->masks, _MM_HINT_T1);
+ATP_INLINE void fetch(ahead *next) {
+    _mm_prefetch(next->masks, _MM_HINT_T0);
     next->masks += BAND * ATP_ROWS * 4;
-    for (int64_t i = 0; i < next->share; i += 64) _mm_prefetch(next->values + i, _MM_HINT_T1);
+    for (int64_t i = 0; i < next->share; i += 64) _mm_prefetch(next->values + i, _MM_HINT_T0);
     next->values += next->share;
 }
 
+/* The numbers of tiles must be written out. */
 #define EACH(TILES, DO) \
     if (TILES > 0) { DO(0) } \
     if (TILES > 1) { DO(1) } \
@@ -232,10 +234,10 @@ ATP_INLINE ATP_BASE void few_tokens(const task *job, int64_t band, const char *x
     for (int64_t s = 0; s < job->steps + LAG; s++) {
         if (s < job->steps) {
             expand(&at, s, weights[s % RING][0]);
-            fetch_step(&next);
+            fetch(&next);
             if (bands > 1) {
                 expand(&at2, s, weights[s % RING][1]);
-                fetch_step(&next2);
+                fetch(&next2);
             }
         }
         if (s < LAG) continue;
@@ -312,11 +314,6 @@ ATP_INLINE void block(const char *a, const char *x, char *sums, int64_t steps, i
     }
 }
 
-/* Ask for the lines of some memory, for the second-level cache. */
-ATP_INLINE void fetch(const char *start, int64_t bytes) {
-    for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch(start + i, _MM_HINT_T1);
-}
-
 /* Steps of a band. */
 static ATP_BASE void expand_band(place *at, int64_t first, int64_t last, char *out) {
     place now = *at;
@@ -325,41 +322,29 @@ static ATP_BASE void expand_band(place *at, int64_t first, int64_t last, char *o
 }
 
 /* Bands first .. last - 1 times the tokens of a pass. x: of every DEPTH steps, pairs of tiles of
- * tokens, each [DEPTH][2] tiles; the last pair may be one tile. What the next steps will read is
- * asked for bit by bit between products, as reading it takes as long as they do. */
+ * tokens, each [DEPTH][2] tiles; the last pair may be one tile. Sums wait in memory while the next
+ * steps are expanded. */
 static ATP_BASE void many_tokens(const task *job, int64_t first, int64_t last, const char *x,
                                  int64_t token, int64_t tiles, char *scratch) {
-    const int64_t steps = job->steps, pairs = (last - first + 1) / 2, columns = (tiles + 1) / 2;
+    const int64_t steps = job->steps, pairs = (last - first + 1) / 2;
     char *weights = scratch, *sums = scratch + 2 * pairs * DEPTH * TILE_BYTES;
     place at[PANEL];
     for (int64_t b = 0; b < 2 * pairs; b++) at[b] = start_of(job, first + b);
     for (int64_t s = 0; s < steps; s += DEPTH) {
         const int64_t end = s + DEPTH < steps ? s + DEPTH : steps, count = end - s;
-        const int64_t more = end == steps ? 0 : steps - end < DEPTH ? steps - end : DEPTH;
-        const int64_t share = (more ? more : DEPTH < steps ? DEPTH : steps) * tiles * TILE_BYTES /
-                              (pairs * columns);
-        const char *soon = x + (more ? end * tiles * TILE_BYTES : 0);
         for (int64_t b = 0; b < 2 * pairs; b++)
             expand_band(&at[b], s, end, weights + b * DEPTH * TILE_BYTES);
         for (int64_t p = 0; p < pairs; p++) {
             const char *a = weights + 2 * p * DEPTH * TILE_BYTES;
-            for (int64_t c = 0; c < columns; c++, soon += share) {
-                const int64_t t = 2 * c;
+            for (int64_t t = 0; t < tiles; t += 2) {
                 const int wide = tiles - t > 1;
                 const char *in = x + (s * tiles + t * count) * TILE_BYTES;
                 char *out = sums + 2 * (p * tiles + t) * TILE_BYTES;
-                fetch(soon, share);
-                for (int64_t i = c; more && i < 2 * BAND; i += columns) {
-                    const place *next = &at[2 * p + i / BAND];
-                    fetch((const char *)next->v[i % BAND], more * AHEAD_STEP);
-                    fetch((const char *)(next->mask[i % BAND] + end * ATP_ROWS),
-                          more * ATP_ROWS * 4);
-                }
                 if (wide)
                     block(a, in, out, count, s > 0, 2);
                 else
                     block(a, in, out, count, s > 0, 1);
-                for (int64_t i = 0; !more && i < 2 * (1 + wide); i++)
+                for (int64_t i = 0; end == steps && i < 2 * (1 + wide); i++)
                     finish(job, (const float *)(out + i * TILE_BYTES),
                            first + 2 * p + i / (1 + wide), token + (t + i % (1 + wide)) * TILE);
             }
@@ -367,7 +352,7 @@ static ATP_BASE void many_tokens(const task *job, int64_t first, int64_t last, c
     }
 }
 
-/* Where many_tokens wants the tile of step s and tokens t. */
+/* In tiles, where many_tokens wants the tile of step s and tokens t. */
 static int64_t place_of(int64_t s, int64_t steps, int64_t t, int64_t tiles) {
     const int64_t begin = s / DEPTH * DEPTH, count = steps - begin < DEPTH ? steps - begin : DEPTH;
     const int64_t pair = t & ~(int64_t)1, wide = tiles - pair > 1 ? 2 : 1;
