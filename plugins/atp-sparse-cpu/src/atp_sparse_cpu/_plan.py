@@ -42,8 +42,7 @@ BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Largest number of tokens of each bucket; the last one takes all above too."""
 
 _MANY = 16
-_RULE_TILED = 4
-_TILED = 3
+_TILED = 2
 """Tokens from which tiles of 16 are worth trying."""
 
 Plan = tuple[int, ...]
@@ -93,13 +92,14 @@ def rule(stored: torch.dtype) -> Plan:
     """A plan without measuring.
 
     For few tokens the kernel; for many what skips zeros, or a dense product of unpacked rows where
-    the processor multiplies this type faster than float32.
+    the processor multiplies this type faster than float32. With tiles those, but for one token.
     """
+    if _has_tiles(stored):
+        # Processors with tiles are slow at what BF16_DOT is made of.
+        return (int(Path.BF16_FMA), *(int(Path.AMX) for _ in BUCKETS[1:]))
     few = kernels_for(stored)
     most = 64 if stored == torch.bfloat16 else _MANY
     many = Path.SPMM if stored in (torch.float32, torch.float16) else Path.UNPACK
-    if _has_tiles(stored):
-        most, many = _RULE_TILED, Path.AMX
     return tuple(int(few[0] if few and top <= most else many) for top in BUCKETS)
 
 
