@@ -8,7 +8,10 @@ weight packed without zeros) tells how much of a gain is the zeros' and how much
 
     python benchmarks/sparse_cpu.py [--shapes 4096x4096,…] [--dtypes bfloat16,float32]
         [--sparsities 0.5,0.6,0.7,0.8] [--tokens 1,4,16,64,256] [--threads 1,2] [--int8]
-        [--seconds 0.5] [-o results/sparse_cpu.json]
+        [--seconds 0.5] [--record amx] [-o results/sparse_cpu.json]
+
+`--record NAME` keeps a second machine's figures beside the first one's, in
+results/sparse_cpu_NAME.json.
 """
 
 from __future__ import annotations
@@ -168,8 +171,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--int8", action="store_true", help="values in 8 bits too")
     parser.add_argument("--seconds", type=float, default=0.5, help="for one row, about")
-    parser.add_argument("-o", "--output", type=Path, default=RESULTS)
-    return parser.parse_args()
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument("--record", metavar="NAME", help="write results/sparse_cpu_NAME.json")
+    target.add_argument("-o", "--output", type=Path, default=RESULTS)
+    asked = parser.parse_args()
+    if asked.record:
+        asked.output = RESULTS.with_name(f"{RESULTS.stem}_{asked.record}.json")
+    return asked
 
 
 if __name__ == "__main__":

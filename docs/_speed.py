@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from _tables import line, read, rule, span
@@ -17,13 +18,15 @@ MODELS = {
 }
 
 
+FIRST, WITH_AMX = "sparse_cpu.json", "sparse_cpu_amx.json"
+"""Grids of layers: on a processor without AMX, and on one with it."""
+
+
 def tables() -> dict[str, Callable[[], str]]:
     """Name of each part of the page → what makes it."""
     return {
-        "machine": lambda: str(read("sparse_cpu.json")["machine"]),
-        "layers": layers,
-        "fairness": fairness,
-        "slowest": slowest,
+        **{name: partial(make, FIRST) for name, make in LAYERS.items()},
+        **{f"amx_{name}": partial(make, WITH_AMX) for name, make in LAYERS.items()},
         "models": models,
         "memory": memory,
         "deepsparse": deepsparse,
@@ -31,9 +34,14 @@ def tables() -> dict[str, Callable[[], str]]:
     }
 
 
-def layers() -> str:
+def machine(results: str) -> str:
+    """The machine."""
+    return str(read(results)["machine"])
+
+
+def layers(results: str) -> str:
     """Speed-ups of what `accelerate` chooses, a table for each type and number of threads."""
-    found = read("sparse_cpu.json")["rows"]
+    found = read(results)["rows"]
     parts = []
     for dtype, threads in _kept(found, "dtype", "threads"):
         rows = [row for row in found if (row["dtype"], row["threads"]) == (dtype, threads)]
@@ -56,9 +64,9 @@ def layers() -> str:
     return "\n\n".join(parts)
 
 
-def fairness() -> str:
+def fairness(results: str) -> str:
     """The part of the gain that is our kernel's and not the zeros', for one token."""
-    found = read("sparse_cpu.json")["rows"]
+    found = read(results)["rows"]
     lines = [line(["type", "dense in our kernel", "at 50 %", "at 70 %"]), rule(3)]
     for dtype in dict.fromkeys(row["dtype"] for row in found):
         cells = []
@@ -79,9 +87,9 @@ def fairness() -> str:
     return "\n".join(lines)
 
 
-def slowest() -> str:
+def slowest(results: str) -> str:
     """The worst cells of the grid, in a sentence."""
-    found = read("sparse_cpu.json")["rows"]
+    found = read(results)["rows"]
     worst = min(found, key=lambda row: row["speedup"])
     slower = sum(row["speedup"] < 0.95 for row in found)
     plural = "s" * (worst["threads"] > 1)
@@ -91,6 +99,10 @@ def slowest() -> str:
         f"{worst['speedup']:.2f} ({worst['dtype']}, {worst['shape']}, {worst['tokens']} "
         f"tokens at {worst['sparsity']:g}, {worst['threads']} thread{plural})."
     )
+
+
+LAYERS = {"machine": machine, "layers": layers, "fairness": fairness, "slowest": slowest}
+"""Parts that one machine's grid of layers makes."""
 
 
 def models() -> str:
@@ -135,7 +147,7 @@ def memory() -> str:
 
 def deepsparse() -> str:
     """DeepSparse's own ratios beside ours on the same shape and type."""
-    theirs, ours = read("deepsparse_reference.json"), read("sparse_cpu.json")["rows"]
+    theirs, ours = read("deepsparse_reference.json"), read(FIRST)["rows"]
     width, threads = theirs["width"], theirs["threads"]
     lines = [
         f"DeepSparse {theirs['deepsparse']} (archived) on layers of {width} × {width} in float32, "

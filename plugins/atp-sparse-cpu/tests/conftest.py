@@ -30,6 +30,14 @@ def kernels(_cache: Path) -> None:
 
 
 @pytest.fixture
+def tiles(kernels: None) -> None:
+    """Skips where this machine has no tiles of bfloat16 (AMX)."""
+    found = library()
+    if found is None or "amx-bf16" not in found.names:
+        pytest.skip("this processor has no AMX, or its system does not let programs use it")
+
+
+@pytest.fixture
 def threads() -> Iterator[None]:
     """Puts the number of threads back."""
     before = torch.get_num_threads()

@@ -87,9 +87,14 @@ static int check(int kernel, int64_t n, int64_t k, int64_t m, float density, int
     else
         atp_pack(dense, n, k, width, masks, values);
     const atp_weight w = {n, k, masks, values, offsets, scales};
-    /* the second time around, what skips zeros writes over the same results */
-    for (int pass = 0; pass < (int8 ? 1 : 2); pass++) {
-        if (pass)
+    /* then what skips zeros, and what works on tiles */
+    const int tiles = io == ATP_IO_BF16 && atp_features() & ATP_AMX;
+    if (!tiles && atp_amx(&w, x, ldx, m, bias, y, io, threads) != ATP_UNSUPPORTED) bad = 6;
+    for (int pass = 0; pass < (int8 ? 1 : 2 + tiles); pass++) {
+        memset(y, 0x5a, (size_t)(m * n * width));
+        if (pass == 2)
+            bad |= atp_amx(&w, x, ldx, m, bias, y, io, threads);
+        else if (pass)
             bad |= atp_spmm(&w, x, ldx, m, bias, y, io, threads);
         else
             bad |= atp_linear(kernel, &w, x, ldx, m, bias, y, io, threads);
@@ -135,6 +140,11 @@ int main(void) {
                         bad |= check(kernel, rows[a], columns[b], tokens[c], densities[d],
                                      1 + (int)(c % 2));
     }
+    /* tokens and rows that take several panels and passes on tiles, with ends of all lengths */
+    const int64_t larger[][3] = {
+        {33, 300, 130}, {50, 33, 530}, {271, 65, 97}, {17, 257, 113}, {1, 1, 100}, {64, 288, 512}};
+    for (unsigned i = 0; features & ATP_AMX && i < sizeof larger / sizeof *larger; i++, ran++)
+        bad |= check(ATP_BF16_FMA, larger[i][0], larger[i][1], larger[i][2], 0.3f, 1 + (int)(i % 3));
     printf("%d ran, %s\n", ran, bad ? "some failed" : "all passed");
     return bad;
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import subprocess
 from pathlib import Path
@@ -13,10 +14,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from atp_core.errors import ModelError, NumericalError
+from atp_sparse_cpu import _plan
 from atp_sparse_cpu._compile import CannotCompile, find_compiler, sources
 from atp_sparse_cpu._compute import compute
+from atp_sparse_cpu._library import library
 from atp_sparse_cpu._packed import Packed, pack
-from atp_sparse_cpu._plan import BUCKETS, bucket_of, kernels_for, name_of_bucket, ways_for
+from atp_sparse_cpu._plan import (
+    BUCKETS,
+    bucket_of,
+    kernels_for,
+    name_of_bucket,
+    rule,
+    ways_for,
+)
 from atp_sparse_cpu._plan import Path as Way
 
 pytestmark = pytest.mark.usefixtures("kernels")
@@ -179,6 +189,69 @@ def test_results_do_not_depend_on_threads(dtype: torch.dtype, int8: bool) -> Non
             one = run(packed, way, x)
             torch.set_num_threads(2)
             assert torch.equal(run(packed, way, x), one)
+
+
+@pytest.mark.usefixtures("tiles")
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.tuples(st.integers(1, 600), st.integers(1, 600), st.integers(1, 1100)),
+    st.sampled_from([0.0, 0.5, 0.9, 1.0]),
+    st.booleans(),
+    st.integers(0, 99),
+)
+def test_tiles_equal_the_product_in_float64_for_many_rows_and_tokens(
+    shape: tuple[int, int, int], sparsity: float, biased: bool, seed: int
+) -> None:
+    rows, columns, tokens = shape
+    weight = weight_of(rows, columns, sparsity, torch.bfloat16, seed)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(tokens, columns + seed % 3, generator=generator).bfloat16()[:, :columns]
+    bias = torch.randn(rows, generator=generator).bfloat16() if biased else None
+    expected = x.double() @ weight.double().t() + (0 if bias is None else bias.double())
+    size = x.double().abs() @ weight.double().abs().t() + 1
+    got = run(pack(weight), Way.AMX, x, bias)
+    assert got.shape == expected.shape and got.dtype == torch.bfloat16
+    bound = ROUNDING[torch.bfloat16] * expected.abs() + 1e-5 * size
+    assert ((got.double() - expected).abs() <= bound).all()
+
+
+@pytest.mark.usefixtures("tiles")
+@settings(
+    deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.integers(1, 40), st.integers(1, 300), st.integers(2, 700), st.integers(0, 99))
+def test_tiles_give_a_token_the_same_whatever_comes_with_it(
+    rows: int, columns: int, tokens: int, seed: int
+) -> None:
+    packed = pack(weight_of(rows, columns, 0.5, torch.bfloat16, seed))
+    x = torch.randn(tokens, columns, generator=torch.Generator().manual_seed(seed)).bfloat16()
+    together = run(packed, Way.AMX, x)
+    # torch's products use the tiles too, and set them up in their own way
+    torch.nn.functional.linear(x, packed.unpack(torch.bfloat16))
+    for token in (0, tokens // 2, tokens - 1):
+        assert torch.equal(run(packed, Way.AMX, x[token]), together[token])
+
+
+@pytest.mark.usefixtures("tiles")
+def test_tiles_are_for_bfloat16_alone() -> None:
+    assert Way.AMX in ways_for(torch.bfloat16, 2) and Way.AMX not in ways_for(torch.bfloat16, 1)
+    for dtype in (torch.float32, torch.float16, torch.int8):
+        assert Way.AMX not in ways_for(dtype, 64) and Way.AMX not in rule(dtype)
+    assert rule(torch.bfloat16)[1:] == (Way.AMX,) * (len(BUCKETS) - 1)
+    with pytest.raises(ModelError, match="AMX failed: this processor lacks"):
+        run(pack(torch.ones(4, 4)), Way.AMX, torch.ones(2, 4))
+
+
+def test_without_tiles_nothing_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = library()
+    assert found is not None
+    without = dataclasses.replace(found, features=found.features & ~8)
+    monkeypatch.setattr(_plan, "library", lambda: without)
+    for tokens in (1, 2, 64):
+        assert Way.AMX not in ways_for(torch.bfloat16, tokens)
+    assert Way.AMX not in rule(torch.bfloat16)
 
 
 def test_inputs_of_any_layout() -> None:

@@ -14,6 +14,7 @@ from torch import nn
 
 from atp_core.errors import ModelError
 from atp_sparse_cpu import SparseLinear, _accelerate, _library, accelerate, runtime_info
+from atp_sparse_cpu._compile import find_compiler
 from atp_sparse_cpu._runtime import SparseCpu
 
 
@@ -143,6 +144,28 @@ def test_runtime_info_tells_what_is_live() -> None:
     info = runtime_info()
     assert info["path"] == "avx512" and "avx512-vbmi2" in info["instructions"]
     assert info["threads"] == str(torch.get_num_threads()) and info["compiler"] and info["cpu"]
+
+
+@pytest.mark.usefixtures("tiles")
+def test_runtime_info_names_the_tiles() -> None:
+    assert "amx-bf16" in runtime_info()["instructions"]
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_compiler_that_knows_no_tiles_compiles_the_rest(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    old = tmp_path / "oldcc"
+    old.write_text(
+        f'#!/bin/sh\nexec {find_compiler().command[0]} "$@" -DATP_NO_AMX\n', encoding="utf-8"
+    )
+    old.chmod(0o755)
+    monkeypatch.setenv("CC", str(old))
+    _library.forget()
+    found = _library.library()
+    assert found is not None and "amx-bf16" not in found.names
+    assert found.call.atp_amx(None, None, 0, 0, None, None, 1, 1) == 2
+    assert accelerate(sparse_model(), tune=False).sparse_layers == 1
 
 
 @pytest.mark.usefixtures("kernels")

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 LIBRARY = "libatp_sparse.so"
-SOURCES = ("linear.c", "pack.c", "spmm.c")
+SOURCES = ("linear.c", "pack.c", "spmm.c", "amx.c")
 FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-fopenmp", "-fvisibility=hidden")
 _FOLDER = Path(__file__).parent / "_csrc"
 _TIMEOUT = 120  # seconds

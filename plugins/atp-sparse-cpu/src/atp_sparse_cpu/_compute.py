@@ -63,7 +63,8 @@ def compute(
     if found is None:
         raise ModelError(f"packed weights cannot be computed with here: {unavailable()}")
     out = torch.empty(tokens, struct.n, dtype=x.dtype)
-    call = found.call.atp_spmm if way == Path.SPMM else partial(found.call.atp_linear, way)
+    whole = {Path.SPMM: found.call.atp_spmm, Path.AMX: found.call.atp_amx}
+    call = whole.get(Path(way)) or partial(found.call.atp_linear, way)
     result = call(
         ctypes.byref(struct),
         rows.data_ptr(),

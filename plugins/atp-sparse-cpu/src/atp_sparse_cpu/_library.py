@@ -26,7 +26,7 @@ from ._compile import (
 
 __all__ = ["WEIGHT", "Library", "forget", "library", "runtime_info", "unavailable"]
 
-_FEATURES = {1: "avx512-vbmi2", 2: "avx512-bf16", 4: "avx512-vnni"}
+_FEATURES = {1: "avx512-vbmi2", 2: "avx512-bf16", 4: "avx512-vnni", 8: "amx-bf16"}
 _I64, _INT, _PTR = ctypes.c_int64, ctypes.c_int, ctypes.c_void_p
 
 
@@ -47,6 +47,7 @@ _SIGNATURES: dict[str, list[Any]] = {
     "atp_features": [],
     "atp_linear": [_INT, _PTR, _PTR, _I64, _I64, _PTR, _PTR, _INT, _INT],
     "atp_spmm": [_PTR, _PTR, _I64, _I64, _PTR, _PTR, _INT, _INT],
+    "atp_amx": [_PTR, _PTR, _I64, _I64, _PTR, _PTR, _INT, _INT],
     "atp_count": [_PTR, _I64, _I64, _INT, _PTR],
     "atp_pack": [_PTR, _I64, _I64, _INT, _PTR, _PTR],
     "atp_pack_int8": [_PTR, _I64, _I64, _PTR, _PTR, _PTR],

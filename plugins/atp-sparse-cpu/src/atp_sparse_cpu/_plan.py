@@ -34,12 +34,16 @@ class Path(IntEnum):
     """`F.linear` with the dense weight, kept beside the packed one."""
     SPMM = 7
     """The kernel for many tokens that skips zeros."""
+    AMX = 8
+    """The kernel that multiplies tiles of 16 rows and 16 tokens, for bfloat16."""
 
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Largest number of tokens of each bucket; the last one takes all above too."""
 
 _MANY = 16
+_TILED = 2
+"""Tokens from which tiles of 16 are worth trying."""
 
 Plan = tuple[int, ...]
 """A `Path` a bucket."""
@@ -75,6 +79,8 @@ def kernels_for(stored: torch.dtype) -> list[Path]:
 def ways_for(stored: torch.dtype, tokens: int) -> list[Path]:
     """Ways on packed weights that are worth trying for a number of tokens."""
     ways = kernels_for(stored)
+    if tokens >= _TILED and _has_tiles(stored):
+        ways.append(Path.AMX)
     if tokens >= _MANY or not ways:
         ways.append(Path.UNPACK)
         if stored != torch.int8 and library() is not None:
@@ -86,9 +92,17 @@ def rule(stored: torch.dtype) -> Plan:
     """A plan without measuring.
 
     For few tokens the kernel; for many what skips zeros, or a dense product of unpacked rows where
-    the processor multiplies this type faster than float32.
+    the processor multiplies this type faster than float32. With tiles those, but for one token.
     """
+    if _has_tiles(stored):
+        # Processors with tiles are slow at what BF16_DOT is made of.
+        return (int(Path.BF16_FMA), *(int(Path.AMX) for _ in BUCKETS[1:]))
     few = kernels_for(stored)
     most = 64 if stored == torch.bfloat16 else _MANY
     many = Path.SPMM if stored in (torch.float32, torch.float16) else Path.UNPACK
     return tuple(int(few[0] if few and top <= most else many) for top in BUCKETS)
+
+
+def _has_tiles(stored: torch.dtype) -> bool:
+    found = library()
+    return found is not None and stored == torch.bfloat16 and bool(found.features & 8)

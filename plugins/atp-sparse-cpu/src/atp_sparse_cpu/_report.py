@@ -17,9 +17,9 @@ class LayerReport(AcceleratedLayer):
     Attributes:
         dtype: type of its weight, e.g. "bfloat16".
         ways: for each bucket of tokens ("1", "5-8", "129-") how it is computed: "bf16_dot",
-            "bf16_fma", "fp16", "fp32", "int8" are kernels that expand the packed weight, "spmm"
-            is one that skips its zeros, "unpack" is `F.linear` on rows unpacked at a time, "dense"
-            the dense weight that is kept.
+            "bf16_fma", "fp16", "fp32", "int8" are kernels that expand the packed weight, "amx" one
+            that does so into the processor's tiles, "spmm" is one that skips its zeros, "unpack"
+            is `F.linear` on rows unpacked at a time, "dense" the dense weight that is kept.
         speedups: for each bucket, measured time of the dense layer over that of its way; empty
             where nothing was measured.
     """

@@ -37,6 +37,7 @@ _COLD_BYTES = 96 << 20
 # Enough to judge products with many tokens by: at least these rows, and all of a small layer.
 _FEW_ROWS, _FEW_WEIGHTS = 1024, 1 << 22
 _WIDE = 8  # tokens; buckets above are judged by both of their ends
+_MANY_TOKENS = 1024  # what stands for the end of the last bucket
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,13 @@ def _measure(weight: Tensor, packed: Packed, spread: int, threads: int) -> Ratio
         ratios = _race(copies, top, clock)
         if top > _WIDE:
             # Kernels work on so many tokens at a time, and may waste most of it on one more.
-            fewest = _race(copies, low + 1, clock)
-            ratios = {name: min(one, fewest.get(name, one)) for name, one in ratios.items()}
+            ends = [low + 1]
+            if top == BUCKETS[-1] and Path.AMX.name in ratios:
+                # Its gain is still going down at the largest bucket's size.
+                ends.append(_MANY_TOKENS)
+            for tokens in ends:
+                end = _race(copies, tokens, clock)
+                ratios = {name: min(one, end.get(name, one)) for name, one in ratios.items()}
         found.append(ratios)
     return found
 

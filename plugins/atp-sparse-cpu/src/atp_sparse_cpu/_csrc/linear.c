@@ -1,6 +1,7 @@
 /* y = x W^T + bias for packed W: prepares inputs, shares rows among threads, calls the blocks. */
 #include <stdlib.h>
 
+#include "amx.h"
 #include "blocks.h"
 
 #ifdef __linux__
@@ -23,6 +24,7 @@ int atp_features(void) {
         found |= ATP_EXPAND;
         if (__builtin_cpu_supports("avx512bf16")) found |= ATP_DOT_BF16;
         if (__builtin_cpu_supports("avx512vnni")) found |= ATP_DOT_INT8;
+        if (atp_amx_usable()) found |= ATP_AMX;
     }
     return found;
 }

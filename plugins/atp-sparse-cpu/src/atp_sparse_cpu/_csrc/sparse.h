@@ -22,7 +22,7 @@
 #define ATP_SLACK 128
 
 /* Instruction sets, bits of atp_features(). */
-enum { ATP_EXPAND = 1, ATP_DOT_BF16 = 2, ATP_DOT_INT8 = 4 };
+enum { ATP_EXPAND = 1, ATP_DOT_BF16 = 2, ATP_DOT_INT8 = 4, ATP_AMX = 8 };
 
 /* Kernels: how the values are stored, and what multiplies them. */
 enum { ATP_BF16_DOT = 0, ATP_BF16_FMA = 1, ATP_FP16 = 2, ATP_FP32 = 3, ATP_INT8 = 4 };
@@ -48,6 +48,8 @@ ATP_EXPORT int atp_linear(int kernel, const atp_weight *w, const void *x, int64_
                           const void *bias, void *y, int io, int threads);
 ATP_EXPORT int atp_spmm(const atp_weight *w, const void *x, int64_t ldx, int64_t m,
                         const void *bias, void *y, int io, int threads);
+ATP_EXPORT int atp_amx(const atp_weight *w, const void *x, int64_t ldx, int64_t m, const void *bias,
+                       void *y, int io, int threads);
 ATP_EXPORT int atp_count(const void *dense, int64_t n, int64_t k, int width, int64_t *offsets);
 ATP_EXPORT int atp_pack(const void *dense, int64_t n, int64_t k, int width, void *masks,
                         void *values);
