@@ -548,6 +548,10 @@ def _inputs_table() -> str:
 
 def _trials_table() -> str:
     """What short trials find, a line a model and sparsity."""
+
+    def regret(way: Mapping[str, Any]) -> str:
+        return f"{100 * way['regret']:.1f} %".replace("-0.0", "0.0")
+
     rows = [
         "| model | S | β of the grid | with all samples: trials | β | regret | "
         "default: samples a trial | trials | β | regret | time, of the grid's |",
@@ -558,10 +562,10 @@ def _trials_table() -> str:
             grid, whole, short = row["grid"], row["all samples"], row["default"]
             rows.append(
                 f"| {name} | {row['sparsity']:g} | {grid['beta']:.4f} | {whole['trials']} | "
-                f"{whole['beta']:.4f} | {100 * whole['regret']:.1f} % | "
+                f"{whole['beta']:.4f} | {regret(whole)} | "
                 f"{short['trial_samples']} of {row['samples']} | "
                 f"{short['trials']} | {short['beta']:.4f} | "
-                f"{100 * short['regret']:.1f} % | {short['seconds'] / grid['seconds']:.3f} |"
+                f"{regret(short)} | {short['seconds'] / grid['seconds']:.2f} |"
             )
     return "\n".join(rows)
 
