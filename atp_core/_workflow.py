@@ -377,11 +377,14 @@ class Pruning:
             session.restore()
             self._current = None
             chains = session.chains
+            # Errors take a few more samples than ranking does.
+            samples = max(self._trial_samples() or 0, _TRIAL_LEAST)
+            samples = min(samples, session.calibration.samples)
             measured = measure_beta(
                 chains,
                 session.targets(chains),
                 self._method,
-                session.calibration.subset(self._trial_samples() or _TRIAL_LEAST),
+                session.calibration.subset(samples),
                 device=session.device,
                 progress=session.progress,
                 dense_inputs=self._recipe.inputs == "dense",
