@@ -42,7 +42,13 @@ SMOLLM2 = {
     "dtype": "bfloat16",
 }
 MODELS: dict[str, dict[str, Any]] = {
-    "stories260k": {"source": "models/stories260k", **TEXTS, "samples": 32},
+    "stories260k": {
+        "source": "models/stories260k",
+        **TEXTS,
+        "samples": 32,
+        "trial_samples": 8,
+        "search_samples": 16,
+    },
     "vit-cifar10": OTHERS["vit-cifar10"],
     "efficientnet-lite0": OTHERS["efficientnet-lite0"],
     "clip-cifar10": OTHERS["clip-cifar10"],

@@ -26,11 +26,11 @@ from atp_core.trials.journal import Journal
 
 SPARSITIES = (0.5, 0.6, 0.7)
 STEPS = 16
-DROPPED = ("trial_samples",)
-MODELS = {
-    name: {key: value for key, value in OTHERS[name].items() if key not in DROPPED}
+MODELS: dict[str, dict[str, Any]] = {
+    name: {**OTHERS[name], "trial_samples": None}
     for name in ("stories260k", "vit-cifar10", "efficientnet-lite0", "clip-cifar10", "smollm2-135m")
 }
+MODELS["stories260k"]["search_samples"] = None
 
 
 def main() -> None:
