@@ -63,7 +63,7 @@ def test_the_executor_of_the_recipe_runs_the_trials() -> None:
     found = Pruning(session(executor, executor="failing"), Journal(None, {})).search()
     made = [(trial.samples, trial.schedule) for trial in found.trials]
     asked = [(job.samples or 0, job.schedule.digest) for job in executor.asked]
-    assert len(made) >= 6
+    assert len(made) >= 5
     assert asked == list(dict.fromkeys(made)), "nothing is judged twice"
     assert {job.beta for job in executor.asked} == {trial.beta for trial in found.trials}
     Pruning(session(executor), Journal(None, {})).search()

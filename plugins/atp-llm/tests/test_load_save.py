@@ -134,7 +134,7 @@ def test_provenance(llama_directory: Path) -> None:
 
 def test_what_is_told_for_plans_and_cards(llama_directory: Path) -> None:
     loaded = _load(llama_directory, meta=True)
-    assert loaded.defaults == {"samples": 32, "search_samples": 16, "seqlen": 64}
+    assert loaded.defaults == {"samples": 32, "search_samples": 8, "seqlen": 64}
     assert loaded.card == {"library_name": "transformers", "pipeline_tag": "text-generation"}
 
 

@@ -66,34 +66,43 @@ def gram(inputs: torch.Tensor) -> Gram:
 
 def reference(
     weight: torch.Tensor, inputs: torch.Tensor, bits: int, width: int
-) -> torch.Tensor:
-    """Optimal brain surgeon in float64: after each column the inverse Hessian loses a row."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Optimal brain surgeon in float64: after each column the inverse Hessian loses a row.
+
+    Returns:
+        The weights, and how near each row came to the border of two codes, in codes.
+    """
     x = inputs.double()
     hessian = x.T @ x * (2.0 / 4)
     hessian += 0.01 * hessian.diagonal().mean() * torch.eye(x.shape[1], dtype=torch.float64)
     work, out = weight.double().clone(), torch.zeros_like(weight, dtype=torch.float64)
+    nearest = torch.full((weight.shape[0],), torch.inf, dtype=torch.float64)
     least, most = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     for j in range(weight.shape[1]):
         if j % width == 0:
             scale = work[:, j : j + width].abs().amax(1) / (most + 0.5)
         inverse = torch.linalg.inv(hessian[j:, j:])
-        out[:, j] = (work[:, j] / scale).round().clamp(least, most) * scale
+        exact = work[:, j] / scale
+        nearest = torch.minimum(nearest, (exact.remainder(1.0) - 0.5).abs())
+        out[:, j] = exact.round().clamp(least, most) * scale
         error = (work[:, j] - out[:, j]) / inverse[0, 0]
         work[:, j:] -= error.unsqueeze(1) * inverse[0]
-    return out
+    return out, nearest
 
 
 @pytest.mark.parametrize(("bits", "width"), [(3, 16), (4, 48)])
 def test_gptq_is_the_column_by_column_algorithm(bits: int, width: int) -> None:
     inputs = correlated(200, 48)
-    weight = torch.randn(5, 48)
+    weight = torch.randn(40, 48)
     spec = Spec(bits, width if width < 48 else None, clip=False)
     found, notes = quantize_columns(weight, gram(inputs), spec)
     assert not notes
-    expected = reference(weight, inputs, bits, width)
-    # A weight that lies on the border of two codes may fall to either side in float32.
-    same = (found.dense().double() - expected).abs() < 1e-3
-    assert float(same.double().mean()) > 0.99
+    expected, nearest = reference(weight, inputs, bits, width)
+    # A weight that lies on the border of two codes may fall to either side in float32, and the rest
+    # of its row follows it.
+    clear = nearest > 1e-3
+    assert int(clear.sum()) >= 20
+    assert float((found.dense().double() - expected)[clear].abs().max()) < 1e-3
 
 
 @pytest.mark.parametrize("group", [16, 96, 200, None])
