@@ -111,17 +111,19 @@ def _measure(weight: Tensor, packed: Packed, spread: int, threads: int) -> Ratio
     # The clock of a thread leaves out the time that other programs take.
     clock = time.thread_time if threads == 1 else time.perf_counter
     found: Ratios = []
+    # With tiles the gain still goes down beyond the largest bucket's size, and what is taken there
+    # is slow if it is wrong. So its end is measured at two moments, first and last.
+    tiles = Path.AMX in ways_for(packed.values.dtype, _MANY_TOKENS)
+    first = _race(part, _MANY_TOKENS, clock) if tiles else {}
     for low, top in zip((0, *BUCKETS), BUCKETS, strict=False):
         copies = part if top >= 32 else full
         ratios = _race(copies, top, clock)
         if top > _WIDE:
             # Kernels work on so many tokens at a time, and may waste most of it on one more.
-            ends = [low + 1]
-            if top == BUCKETS[-1] and Path.AMX.name in ratios:
-                # Its gain is still going down at the largest bucket's size.
-                ends.append(_MANY_TOKENS)
-            for tokens in ends:
-                end = _race(copies, tokens, clock)
+            ends = [_race(copies, low + 1, clock)]
+            if tiles and top == BUCKETS[-1]:
+                ends += [first, _race(copies, _MANY_TOKENS, clock)]
+            for end in ends:
                 ratios = {name: min(one, end.get(name, one)) for name, one in ratios.items()}
         found.append(ratios)
     return found
