@@ -34,6 +34,7 @@ __all__ = ["Pruning", "check_settings", "given_schedule", "identity", "trial_sam
 # all of it; the winner and β = 0 are then judged again on all of it.
 _TRIAL_SHARE = 4
 _TRIAL_LEAST = 8
+_TRIAL_FEWEST = 4
 
 
 # Where the result is written, what runs the trials, and whether weights are streamed make no
@@ -66,12 +67,13 @@ def trial_samples(
         samples: calibration samples in all.
         asked: what the user asks for.
         method: one that wants to know a number of each input feature, and no more, does with half
-            as many samples as its trials are judged on, which then cost as much as judging.
+            as many samples as its trials are judged on, and at least four; they then cost as much
+            as judging.
         judged_on: samples of the search split, where that is known.
     """
     usual = max(samples // _TRIAL_SHARE, _TRIAL_LEAST)
     if judged_on is not None and getattr(method, "small_statistics", False):
-        usual = min(usual, max(judged_on // 2, 1))
+        usual = min(usual, max(judged_on // 2, _TRIAL_FEWEST))
     return min(asked or usual, samples)
 
 
