@@ -60,8 +60,8 @@ def make_plan(session: Session) -> PlanResult:
                 trials = Grid(limit, recipe.beta_step)([])
                 most = len(trials)
             else:
-                trials = Adaptive(limit)([])
-                most = len(trials) + len(Adaptive.OUTER) + 3
+                adaptive = Adaptive(limit)
+                trials, most = adaptive([]), adaptive.most
             varied = len(session.beta_limits(chains)) if recipe.beta_per_chain else 0
             if varied > 1:
                 most += most * varied
@@ -69,7 +69,7 @@ def make_plan(session: Session) -> PlanResult:
     samples = recipe.samples or defaults.get("samples")
     seqlen = recipe.seqlen or defaults.get("seqlen")
     searched = recipe.search_samples or defaults.get("search_samples")
-    trial = trial_samples(samples, recipe.trial_samples, method, searched) if samples else None
+    trial = trial_samples(samples, recipe, method, defaults) if samples else None
     memory = _memory(loaded, chains, samples if method.calibrated else 0, seqlen)
     seconds = _seconds(loaded, chains, most, samples, trial, searched, seqlen, method.calibrated)
     parts: dict[str, int] = {}

@@ -22,6 +22,7 @@ from .engine.pruning import PruneReport
 from .errors import UsageError
 from .evaluation.comparison import Comparison
 from .methods import Method
+from .recipe import Recipe
 from .records import Beta, Chain, Metric, Schedule, Split
 from .results import SearchResult, Sweep, peak_memory_bytes
 from .trials import Objective, Trial, TrialJob, best
@@ -59,22 +60,23 @@ def identity(session: Session) -> dict[str, Any]:
 
 
 def trial_samples(
-    samples: int, asked: int | None, method: Method, judged_on: int | None
+    samples: int, recipe: Recipe, method: Method, defaults: Mapping[str, int]
 ) -> int:
     """Calibration samples of a trial.
 
     Args:
         samples: calibration samples in all.
-        asked: what the user asks for.
+        recipe: may ask for a number.
         method: one that wants to know a number of each input feature, and no more, does with half
             as many samples as its trials are judged on, and at least four; they then cost as much
             as judging.
-        judged_on: samples of the search split, where that is known.
+        defaults: the plugin's own, where the recipe says nothing.
     """
+    judged_on = recipe.search_samples or defaults.get("search_samples")
     usual = max(samples // _TRIAL_SHARE, _TRIAL_LEAST)
     if judged_on is not None and getattr(method, "small_statistics", False):
         usual = min(usual, max(judged_on // 2, _TRIAL_FEWEST))
-    return min(asked or usual, samples)
+    return min(recipe.trial_samples or usual, samples)
 
 
 def check_settings(session: Session, allocator: Allocator) -> None:
@@ -244,9 +246,10 @@ class Pruning:
                 found = [wanted]
             schedule = self.schedule(found[-1])
             # A searched β was judged against 0 in its trials; a measured one has had no trial.
-            judged = [0.0, *found] if self._recipe.baseline or wanted == "auto" else []
-            stage = "final" if self._recipe.baseline else "search"
-            final = self._contest(judged, stage, confirmed)
+            if self._recipe.baseline:
+                final = self._contest([0.0, *found], "final", confirmed)
+            else:
+                final = self._contest([0.0, *found] if wanted == "auto" else [], "search")
             trials += final
             if final and isinstance(wanted, str):
                 winner = best(final, self._known().higher_is_better).beta
@@ -349,7 +352,10 @@ class Pruning:
         )
 
     def _contest(
-        self, candidates: Sequence[Beta], stage: str, confirmed: Callable[[Beta], None] | None
+        self,
+        candidates: Sequence[Beta],
+        stage: str,
+        confirmed: Callable[[Beta], None] | None = None,
     ) -> list[Trial]:
         """Judge each candidate once."""
         different: dict[str, Beta] = {}
@@ -452,11 +458,8 @@ class Pruning:
         """Calibration samples of a trial, or None where the method takes none."""
         if not self._method.calibrated:
             return None
-        judged_on = self._recipe.search_samples or self._session.loaded.defaults.get(
-            "search_samples"
-        )
-        samples = self._session.calibration.samples
-        return trial_samples(samples, self._recipe.trial_samples, self._method, judged_on)
+        samples, defaults = self._session.calibration.samples, self._session.loaded.defaults
+        return trial_samples(samples, self._recipe, self._method, defaults)
 
     def _judge(self, beta: Beta, stage: str = "search") -> Trial:
         [trial] = self._judge_all([(beta, stage)])

@@ -52,12 +52,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "vit-cifar10": OTHERS["vit-cifar10"],
     "efficientnet-lite0": OTHERS["efficientnet-lite0"],
     "clip-cifar10": OTHERS["clip-cifar10"],
-    "smollm2-135m": {**SMOLLM2, "allocations": ["all"]},
-    "smollm2-135m, searches": {
-        **SMOLLM2,
-        "sparsities": [0.7],
-        "allocations": ["atp", "atp-sensitivity", BAYES, "bayes-gp"],
-    },
+    "smollm2-135m": SMOLLM2,
     "smollm2-135m, SparseGPT": {**SMOLLM2, "allocations": ["all"], "methods": ["sparsegpt"]},
 }
 

@@ -100,6 +100,8 @@ def test_the_highest_of_each_group_are_kept() -> None:
             group = row[start : start + 8]
             wanted = set(group.topk(count).indices.tolist())
             assert set(kept[start : start + 8].nonzero()[:, 0].tolist()) == wanted
+    ties = keep_highest_in_groups(torch.ones(1, 4), 2, 4)
+    assert ties.tolist() == [[False, False, True, True]]
 
 
 @pytest.mark.parametrize("keep, of", [(2, 4), (5, 8), (3, 16), (9, 20)])

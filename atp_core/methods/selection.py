@@ -91,9 +91,7 @@ def _keep(scores: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         return torch.ones_like(scores, dtype=torch.bool)
     if low >= scores.shape[1]:
         return torch.zeros_like(scores, dtype=torch.bool)
-    threshold, before = _thresholds(scores, high)
-    if low < high:
-        threshold = torch.where(counts[:, None] == high, threshold, before)
+    threshold = _thresholds(scores, counts, low, high)
     mask = scores > threshold
     # Fewer scores than asked for may lie below the threshold; the rest are ties with it.
     surplus = scores.shape[1] - _count(mask) - counts
@@ -104,25 +102,40 @@ def _keep(scores: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     return mask
 
 
-def _thresholds(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `count`-th lowest score of each row and the one below it, shape (rows, 1) each.
+def _thresholds(
+    scores: torch.Tensor, counts: torch.Tensor, low: int, high: int
+) -> torch.Tensor:
+    """The `counts[r]`-th lowest score of each row r, shape (rows, 1); -inf where that is none.
 
-    Of the lowest, the one below it is -inf.
+    Args:
+        scores: shape (rows, columns).
+        counts: each `low` or `high`.
+        low: `high`, or one less.
+        high: 1 or more.
     """
-    if scores.device.type != "cpu":
-        values = [
-            scores.kthvalue(k, dim=1, keepdim=True).values
-            if k
-            else scores.new_full((scores.shape[0], 1), -torch.inf)
-            for k in (count, count - 1)
-        ]
-        return values[0], values[1]
+    if scores.device.type == "cpu":
+        return _thresholds_by_numpy(_array(scores), counts.numpy()[:, None], low, high)
+    threshold = scores.kthvalue(high, dim=1, keepdim=True).values
+    if low == high:
+        return threshold
+    if low == 0:
+        before = torch.full_like(threshold, -torch.inf)
+    else:
+        before = scores.kthvalue(low, dim=1, keepdim=True).values
+    return torch.where(counts[:, None] == high, threshold, before)
+
+
+def _thresholds_by_numpy(
+    scores: NDArray[np.floating[Any]], counts: NDArray[np.integer[Any]], low: int, high: int
+) -> torch.Tensor:
     # NumPy's selection uses vector instructions: several times as fast as torch's on the CPU, but
     # only for one place at a time.
-    parted = np.partition(_array(scores), count - 1, axis=1)
-    lowest, rest = parted[:, count - 1 : count], parted[:, : count - 1]
-    below = rest.max(1, keepdims=True, initial=-np.inf)
-    return torch.from_numpy(lowest.copy()), torch.from_numpy(below)
+    parted = np.partition(scores, high - 1, axis=1)
+    threshold = parted[:, high - 1 : high]
+    if low < high:
+        before = parted[:, :low].max(1, keepdims=True, initial=-np.inf)
+        threshold = np.where(counts == high, threshold, before)
+    return torch.from_numpy(threshold.copy())
 
 
 def _count(mask: torch.Tensor) -> torch.Tensor:

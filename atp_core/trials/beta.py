@@ -81,6 +81,8 @@ class Adaptive:
         self._resolution = resolution or limit / 32
         self._rounds = rounds
         self._worthwhile = worthwhile
+        self.most = len(self.COARSE) + len(self.OUTER) + rounds
+        """At most this many trials."""
 
     def __call__(self, judged: Sequence[Point]) -> list[float]:
         """The next round of candidates."""

@@ -91,7 +91,8 @@ class Quantizing:
 
         β whose widths are the same are tried once.
         """
-        with self._session.progress.task("searching β", 4 + _ROUNDS) as advance:
+        strategy = Adaptive(self.limit(), rounds=_ROUNDS)
+        with self._session.progress.task("searching β", strategy.most) as advance:
 
             def judge(betas: Sequence[float]) -> list[Trial]:
                 made = [self._try(beta) for beta in betas]
@@ -101,7 +102,7 @@ class Quantizing:
 
             trials = search_beta(
                 judge,
-                Adaptive(self.limit(), rounds=_ROUNDS),
+                strategy,
                 higher_is_better=lambda: self._higher,
             )
         found = best(trials, self._higher).beta

@@ -63,8 +63,12 @@ def compute(
     if found is None:
         raise ModelError(f"packed weights cannot be computed with here: {unavailable()}")
     out = torch.empty(tokens, struct.n, dtype=x.dtype)
-    whole = {Path.SPMM: found.call.atp_spmm, Path.AMX: found.call.atp_amx}
-    call = whole.get(Path(way)) or partial(found.call.atp_linear, way)
+    if way == Path.SPMM:
+        call = found.call.atp_spmm
+    elif way == Path.AMX:
+        call = found.call.atp_amx
+    else:
+        call = partial(found.call.atp_linear, way)
     result = call(
         ctypes.byref(struct),
         rows.data_ptr(),
